@@ -1,0 +1,9 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runtime of rgbx_seg: pairs an RGB with an aux camera, segments the pairs, publishes masks."""
+
+__version__ = '0.1.0'
+
+
+class RgbxSegError(Exception):
+    """One sentence for the user: the thing, what was found, what was expected, the remedy."""

@@ -1,0 +1,256 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle: a folder with `model.onnx` and the `manifest.yaml` that says how to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rgbx_seg_ros import RgbxSegError
+
+FORMAT = 1
+MODEL_FILE = 'model.onnx'
+MANIFEST_FILE = 'manifest.yaml'
+UNLABELED = 255
+MODALITIES = ('thermal', 'depth', 'event', 'polarization', 'lightfield')
+RANGES = ('fixed', 'percentile')
+MAX_SIDE = 8192  # pixels; a manifest is bounded before anything of its size is allocated
+MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class: the id in the mask, its name, and its RGB color."""
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        """Refuse an id, name or color that a mask or a palette cannot hold."""
+        _expect(_is_int(self.id, 0, UNLABELED - 1), 'id', self.id, 'an integer 0..254')
+        _expect(isinstance(self.name, str) and self.name != '', 'name', self.name, 'a name')
+        good = len(self.color) == 3 and all(_is_int(c, 0, 255) for c in self.color)
+        _expect(good, 'color', self.color, 'three integers 0..255 (red, green, blue)')
+
+
+@dataclass(frozen=True)
+class AuxEncoding:
+    """How raw aux values become the uint8 that the network was trained on.
+
+    value = raw * scale + offset, in `unit`; then `fixed` maps low..high to 0..255, and
+    `percentile` maps the percentiles low..high of the frame, stretched over at least `min_span`.
+    uint8 images are taken as already normalized by the camera (AGC) and pass unchanged.
+    """
+
+    channels: int
+    range: str
+    low: float
+    high: float
+    min_span: float = 0.0
+    unit: str = 'counts'
+    scale: float = 1.0
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot normalize an image."""
+        _expect(self.channels in (1, 3), 'channels', self.channels, '1 or 3')
+        _expect(self.range in RANGES, 'range', self.range, ' or '.join(RANGES))
+        for name in ('low', 'high', 'min_span', 'scale', 'offset'):
+            value = getattr(self, name)
+            _expect(_is_finite(value), name, value, 'a finite number')
+        _expect(self.low < self.high, 'low', self.low, f'a number below high ({self.high})')
+        _expect(self.min_span >= 0, 'min_span', self.min_span, 'a number of at least 0')
+        _expect(self.scale > 0, 'scale', self.scale, 'a number above 0')
+        _expect(isinstance(self.unit, str), 'unit', self.unit, 'a text')
+        if self.range == 'percentile':
+            good = 0 <= self.low and self.high <= 100
+            _expect(good, 'low, high', (self.low, self.high), 'percentiles 0..100')
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.yaml` holds: everything a robot must know to run `model.onnx`."""
+
+    format: int
+    family: str
+    name: str
+    modality: str
+    height: int
+    width: int
+    aux: AuxEncoding
+    classes: tuple[ClassInfo, ...]
+    onnx_sha256: str
+    training_data: str
+    data_license: str
+    model_license: str
+    scores: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        """Refuse what this version cannot run."""
+        _expect(self.format == FORMAT, 'format', self.format, f'{FORMAT}')
+        _expect(self.modality in MODALITIES, 'modality', self.modality, ', '.join(MODALITIES))
+        for name in ('height', 'width'):
+            value = getattr(self, name)
+            _expect(_is_int(value, 1, MAX_SIDE), name, value, f'an integer 1..{MAX_SIDE}')
+        texts = ('family', 'name', 'onnx_sha256', 'training_data', 'data_license', 'model_license')
+        for name in texts:
+            value = getattr(self, name)
+            _expect(isinstance(value, str), name, value, 'a text')
+        _expect(len(self.classes) > 0, 'classes', 'none', 'at least one class')
+        for attribute in ('id', 'name', 'color'):
+            seen = [getattr(info, attribute) for info in self.classes]
+            _expect(len(set(seen)) == len(seen), f'classes.{attribute}', seen, 'no value twice')
+        for key, value in self.scores.items():
+            _expect(_is_finite(value), f'scores.{key}', value, 'a finite number')
+
+    @property
+    def n_classes(self) -> int:
+        """Return the length of an array indexed by class id."""
+        return max(info.id for info in self.classes) + 1
+
+
+def load_bundle(folder: Path) -> Manifest:
+    """Return the validated manifest of a bundle whose ONNX file has the SHA-256 it names."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RgbxSegError(f'bundle {folder}: no such folder; expected one with {MODEL_FILE} and '
+                           f'{MANIFEST_FILE}, as `rgbx_export` writes it.')
+    for name in (MANIFEST_FILE, MODEL_FILE):
+        if not (folder / name).is_file():
+            raise RgbxSegError(f'bundle {folder}: {name} is missing; copy the whole bundle again '
+                               'or export it with `rgbx_export`.')
+    try:
+        manifest = _parse(_read_yaml(folder / MANIFEST_FILE))
+    except RgbxSegError as error:
+        raise RgbxSegError(f'{folder / MANIFEST_FILE}: {error}') from None
+    found = sha256_of(folder / MODEL_FILE)
+    if found != manifest.onnx_sha256:
+        raise RgbxSegError(
+            f'{folder / MODEL_FILE}: SHA-256 is {found[:12]}…, but the manifest expects '
+            f'{manifest.onnx_sha256[:12]}…; the file is damaged or was exchanged: copy or export '
+            'the bundle again.')
+    return manifest
+
+
+def save_bundle(folder: Path, onnx_bytes: bytes, manifest: Manifest) -> None:
+    """Write a bundle folder whole or not at all, with the SHA-256 of `onnx_bytes` filled in."""
+    folder = Path(folder)
+    manifest = replace(manifest, onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        (temporary / MODEL_FILE).write_bytes(onnx_bytes)
+        (temporary / MANIFEST_FILE).write_text(_to_yaml(manifest), encoding='utf-8')
+        replace_folder(temporary, folder, ours=(MANIFEST_FILE,))
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_folder(new: Path, target: Path, ours: tuple[str, ...]) -> None:
+    """Move folder `new` to `target`; an old `target` is replaced if it holds the files `ours`.
+
+    Raises:
+        RgbxSegError: `target` exists and is neither empty nor one of our own kind.
+
+    """
+    if not target.exists():
+        os.replace(new, target)
+        return
+    ours_already = target.is_dir() and all((target / name).exists() for name in ours)
+    if not ours_already and not (target.is_dir() and not any(target.iterdir())):
+        raise RgbxSegError(f'{target} exists and is not what would be replaced (no '
+                           f'{", ".join(ours)} in it); remove it or choose another place.')
+    retired = target.with_name(f'.{target.name}-old-{os.getpid()}')
+    os.replace(target, retired)
+    try:
+        os.replace(new, target)
+    except OSError:
+        os.replace(retired, target)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_yaml(path: Path) -> Any:
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise RgbxSegError(f'{path.stat().st_size} bytes; expected at most {MAX_MANIFEST_BYTES}.')
+    try:
+        return yaml.safe_load(path.read_text(encoding='utf-8'))
+    except UnicodeDecodeError:
+        raise RgbxSegError('not UTF-8 text; export the bundle again.') from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, 'problem_mark', None)
+        line = f' in line {mark.line + 1}' if mark else ''
+        raise RgbxSegError(f'not valid YAML{line}; export the bundle again.') from None
+
+
+def _parse(data: Any) -> Manifest:
+    values = _keys(data, Manifest, '')
+    values['aux'] = AuxEncoding(**_keys(values['aux'], AuxEncoding, 'aux.'))
+    _expect(isinstance(values['classes'], list), 'classes', values['classes'], 'a list')
+    values['classes'] = tuple(_parse_class(item, n) for n, item in enumerate(values['classes']))
+    _expect(isinstance(values['scores'], dict), 'scores', values['scores'], 'a mapping')
+    return Manifest(**values)
+
+
+def _parse_class(data: Any, position: int) -> ClassInfo:
+    values = _keys(data, ClassInfo, f'classes[{position}].')
+    _expect(isinstance(values['color'], list), f'classes[{position}].color', values['color'],
+            'three integers 0..255 (red, green, blue)')
+    return ClassInfo(values['id'], values['name'], tuple(values['color']))
+
+
+def _keys(data: Any, record: type, prefix: str) -> dict[str, Any]:
+    """Return `data` as keyword arguments of a dataclass; unknown and missing keys are errors."""
+    _expect(isinstance(data, dict), prefix.rstrip('.') or 'the file', data, 'a mapping of keys')
+    known = [field.name for field in fields(record)]
+    for key in data:
+        _expect(key in known, f'{prefix}{key}', 'an unknown key', 'one of ' + ', '.join(known))
+    for field in fields(record):
+        present = field.name in data or field.default is not MISSING
+        _expect(present, f'{prefix}{field.name}', 'no such key', 'a value')
+    return dict(data)
+
+
+def _to_yaml(manifest: Manifest) -> str:
+    data = {field.name: getattr(manifest, field.name) for field in fields(manifest)}
+    data['aux'] = {f.name: getattr(manifest.aux, f.name) for f in fields(AuxEncoding)}
+    data['classes'] = [{'id': c.id, 'name': c.name, 'color': list(c.color)}
+                       for c in manifest.classes]
+    data['scores'] = {key: float(value) for key, value in manifest.scores.items()}
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def _expect(good: bool, key: str, found: object, expected: str) -> None:
+    if not good:
+        text = repr(found) if not isinstance(found, str) else f'"{found}"'
+        raise RgbxSegError(f'{key} is {text[:80]}; expected {expected}.')
+
+
+def _is_int(value: object, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _is_finite(value: object) -> bool:
+    numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return numeric and math.isfinite(value)  # type: ignore[arg-type]
