@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import INPUTS, OUTPUTS, EngineInfo, Tensor, check_tensors
+from rgbx_seg_ros.engine import OUTPUTS, EngineInfo, Tensor, check_tensors
 from rgbx_seg_ros.manifest import MODEL_FILE, Manifest
 
 try:
@@ -42,7 +42,7 @@ class OnnxRuntimeEngine:
         """Run one pair of batch size 1."""
         if self._session is None:
             raise RgbxSegError('the engine is closed; open it again.')
-        label, confidence = self._session.run(list(OUTPUTS), dict(zip(INPUTS, (rgb, aux))))
+        label, confidence = self._session.run(list(OUTPUTS), {'rgb': rgb, 'aux': aux})
         return label, confidence
 
     def close(self) -> None:

@@ -74,7 +74,7 @@ class AuxEncoding:
         _expect(self.scale > 0, 'scale', self.scale, 'a number above 0')
         _expect(isinstance(self.unit, str), 'unit', self.unit, 'a text')
         if self.range == 'percentile':
-            good = 0 <= self.low and self.high <= 100
+            good = self.low >= 0 and self.high <= 100
             _expect(good, 'low, high', (self.low, self.high), 'percentiles 0..100')
 
 

@@ -53,7 +53,7 @@ class Confusion:
         return self
 
     def iou(self) -> NDArray[np.float64]:
-        """Return intersection over union by class; NaN where a class is neither true nor predicted."""
+        """Return intersection over union by class; NaN where it is neither true nor predicted."""
         hit = np.diag(self.matrix)
         return _ratio(hit, self._true() + self.matrix.sum(0) - hit)
 

@@ -37,4 +37,4 @@ def blend(rgb: Image, label: Image, table: Image, alpha: float) -> Image:
     mixed = cv2.addWeighted(rgb, 1.0 - alpha, colorize(label, table), alpha, 0.0)
     painted = table.any(axis=1).astype(np.uint8) * 255
     cv2.copyTo(rgb, cv2.LUT(label, 255 - painted), mixed)
-    return mixed  # type: ignore[return-value]
+    return mixed

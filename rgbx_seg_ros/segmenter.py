@@ -76,11 +76,11 @@ def resize_to(image: Image, height: int, width: int) -> Image:
         return image
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)  # type: ignore[return-value]
+    return cv2.resize(image, (width, height), interpolation=method)
 
 
 def _enlarge(array: Image, size: tuple[int, int]) -> Image:
     # Nearest, never blended: an id between two ids is a third class.
     if (array.shape[1], array.shape[0]) == size:
         return array.copy()
-    return cv2.resize(array, size, interpolation=cv2.INTER_NEAREST_EXACT)  # type: ignore[return-value]
+    return cv2.resize(array, size, interpolation=cv2.INTER_NEAREST_EXACT)

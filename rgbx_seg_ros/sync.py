@@ -112,7 +112,7 @@ class Pairer:
         self.drops: Counter[str] = Counter()
         offsets = (self.config.rgb_offset_s, self.config.aux_offset_s)
         self._streams = {name: _Stream(round(offset * 1e9))
-                         for name, offset in zip(STREAMS, offsets)}
+                         for name, offset in zip(STREAMS, offsets, strict=True)}
         exact = self.config.policy == 'exact'
         self._max_skew = 0 if exact else round(self.config.max_skew_s * 1e9)
         self._max_wait = round(self.config.max_wait_s * 1e9)

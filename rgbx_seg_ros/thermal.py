@@ -35,9 +35,9 @@ def to_uint8(raw: NDArray[Any], encoding: AuxEncoding) -> NDArray[np.uint8]:
     if raw.dtype != np.uint8:
         raw = _normalize(raw, encoding)
     if raw.ndim == 3 and encoding.channels == 1:
-        return cv2.cvtColor(raw, cv2.COLOR_RGB2GRAY)  # type: ignore[return-value]
+        return cv2.cvtColor(raw, cv2.COLOR_RGB2GRAY)
     if raw.ndim == 2 and encoding.channels == 3:
-        return cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)  # type: ignore[return-value]
+        return cv2.cvtColor(raw, cv2.COLOR_GRAY2RGB)
     return raw
 
 
@@ -47,9 +47,9 @@ def _normalize(raw: NDArray[Any], encoding: AuxEncoding) -> NDArray[np.uint8]:
     low, high = _bounds(raw, encoding)
     gain = 255.0 / max(high - low, 1e-6)
     if raw.dtype == np.uint16 and low >= 0:
-        # Saturating subtraction and scaling: two vectorized passes, no float image between.
-        above = cv2.subtract(raw, (round(low),) * 4)
-        return cv2.convertScaleAbs(above, alpha=gain)  # type: ignore[return-value]
+        # Integer subtraction, then saturating scaling: vectorized, with no float image between.
+        floor = np.uint16(min(round(low), 65535))
+        return cv2.convertScaleAbs(np.maximum(raw, floor) - floor, alpha=gain)
     scaled = np.nan_to_num((raw.astype(np.float32) - low) * gain, nan=0.0)
     return np.clip(scaled + 0.5, 0, 255).astype(np.uint8)
 

@@ -1,0 +1,102 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles: what is written is read back, and whatever is wrong is named in one sentence."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from bundles import THERMAL, manifest, tiny_onnx, write_tiny_bundle
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.manifest import ClassInfo, load_bundle, save_bundle, sha256_of
+
+
+def edit(bundle: Path, change) -> None:
+    path = bundle / 'manifest.yaml'
+    data = yaml.safe_load(path.read_text())
+    change(data)
+    path.write_text(yaml.safe_dump(data))
+
+
+def test_a_saved_bundle_loads_equal_and_names_the_sha_of_its_model(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / 'b')
+    loaded = load_bundle(bundle)
+    assert loaded == replace(manifest(), onnx_sha256=sha256_of(bundle / 'model.onnx'))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['b']
+
+
+def test_saving_over_a_bundle_replaces_it_and_over_anything_else_is_refused(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / 'b')
+    write_tiny_bundle(bundle, height=32)
+    assert load_bundle(bundle).height == 32
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'thesis.txt').write_text('keep')
+    with pytest.raises(RgbxSegError, match='not what would be replaced'):
+        save_bundle(tmp_path / 'mine', tiny_onnx(), manifest())
+    assert (tmp_path / 'mine' / 'thesis.txt').read_text() == 'keep'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['b', 'mine']
+
+
+@pytest.mark.parametrize(('change', 'says'), [
+    (lambda d: d.update(modalty='thermal'), 'modalty'),
+    (lambda d: d.pop('height'), 'height is "no such key"'),
+    (lambda d: d.update(modality='sonar'), 'modality is "sonar"; expected thermal'),
+    (lambda d: d.update(width=0), 'width is 0'),
+    (lambda d: d.update(width=10**9), 'width is 1000000000'),
+    (lambda d: d.update(width=True), 'width is True'),
+    (lambda d: d.update(format=2), 'format is 2; expected 1'),
+    (lambda d: d['aux'].update(range='minmax'), 'range is "minmax"'),
+    (lambda d: d['aux'].update(low=400.0), 'low is 400.0'),
+    (lambda d: d['aux'].update(low='cold'), 'low is "cold"'),
+    (lambda d: d['aux'].update(scale=float('nan')), 'scale is nan'),
+    (lambda d: d['aux'].update(channels=2), 'channels is 2'),
+    (lambda d: d['classes'][1].update(id=0), 'no value twice'),
+    (lambda d: d['classes'][1].update(color=[64, 64, 0]), 'no value twice'),
+    (lambda d: d['classes'][1].update(color='red'), r'classes\[1\].color'),
+    (lambda d: d['classes'][1].update(id=255), 'id is 255'),
+    (lambda d: d.update(classes=[]), 'at least one class'),
+    (lambda d: d.update(scores=[1]), 'scores'),
+    (lambda d: d['scores'].update(miou='good'), 'scores.miou'),
+])
+def test_a_wrong_manifest_is_refused_by_a_sentence_that_names_the_key(tmp_path, change, says):
+    bundle = write_tiny_bundle(tmp_path / 'b')
+    edit(bundle, change)
+    with pytest.raises(RgbxSegError, match=says) as caught:
+        load_bundle(bundle)
+    assert 'manifest.yaml' in str(caught.value)
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('content', [b'', b'[1, 2]', b'a: [', b'\xff\xfe', b'a: !!python/none x',
+                                     b'x' * (2 << 20)])
+def test_a_manifest_that_is_no_manifest_is_refused(tmp_path, content):
+    bundle = write_tiny_bundle(tmp_path / 'b')
+    (bundle / 'manifest.yaml').write_bytes(content)
+    with pytest.raises(RgbxSegError, match='manifest.yaml'):
+        load_bundle(bundle)
+
+
+def test_an_exchanged_model_is_refused_with_both_digests(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / 'b')
+    with (bundle / 'model.onnx').open('ab') as file:
+        file.write(b'!')
+    with pytest.raises(RgbxSegError, match='SHA-256 is [0-9a-f]{12}…, but .* expects'):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize('missing', ['manifest.yaml', 'model.onnx', None])
+def test_a_missing_bundle_or_file_is_named(tmp_path, missing):
+    bundle = write_tiny_bundle(tmp_path / 'b')
+    if missing:
+        (bundle / missing).unlink()
+    with pytest.raises(RgbxSegError, match=missing or 'no such folder'):
+        load_bundle(bundle if missing else tmp_path / 'nowhere')
+
+
+def test_values_made_in_code_are_checked_like_values_from_a_file():
+    with pytest.raises(RgbxSegError, match='percentiles 0..100'):
+        replace(THERMAL, range='percentile', low=1.0, high=101.0)
+    with pytest.raises(RgbxSegError, match='color'):
+        ClassInfo(1, 'car', (0, 0, 300))

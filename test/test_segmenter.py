@@ -1,0 +1,90 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Segmenter and engine on the tiny model whose answer is known."""
+
+import numpy as np
+import onnx
+import pytest
+from bundles import THERMAL, expected, manifest, tiny_onnx, write_tiny_bundle
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.engine import open_engine
+from rgbx_seg_ros.manifest import save_bundle
+from rgbx_seg_ros.segmenter import Segmenter, resize_to
+
+
+def blocks(height: int, width: int, scale: int, seed: int, channels: int = 3) -> np.ndarray:
+    """Return an image of constant blocks, so that resizing by `scale` loses nothing."""
+    small = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+    return small.repeat(scale, 0).repeat(scale, 1)
+
+
+def test_the_label_at_camera_size_is_the_networks_label_enlarged_by_nearest(tmp_path):
+    segmenter = Segmenter(*open_engine(write_tiny_bundle(tmp_path / 'b')))
+    rgb, aux = blocks(48, 64, 4, 0), blocks(48, 64, 2, 1)[..., 0]
+    result = segmenter(rgb, aux)
+    small = expected(rgb[::4, ::4], aux[::2, ::2])
+    assert set(np.unique(small)) == {0, 1, 2}
+    assert (result.label == small.repeat(4, 0).repeat(4, 1)).all()
+    assert (result.confidence == aux[::2, ::2].repeat(4, 0).repeat(4, 1)).all()
+    assert 0 < result.engine_ms <= result.total_ms
+
+
+@pytest.mark.parametrize('size', [(48, 64), (37, 53), (480, 640), (1, 1)])
+def test_any_camera_size_gives_a_mask_of_that_size(tmp_path, size):
+    segmenter = Segmenter(*open_engine(write_tiny_bundle(tmp_path / 'b')))
+    result = segmenter(np.zeros((*size, 3), np.uint8), np.zeros((30, 40), np.uint8))
+    assert result.label.shape == result.confidence.shape == size
+
+
+def test_a_result_is_not_overwritten_by_the_next_frame(tmp_path):
+    segmenter = Segmenter(*open_engine(write_tiny_bundle(tmp_path / 'b')))
+    first = segmenter(np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8))
+    segmenter(np.full((48, 64, 3), 255, np.uint8), np.full((48, 64), 255, np.uint8))
+    assert not first.label.any()
+
+
+def test_shrinking_averages_and_equal_size_is_no_copy():
+    image = np.array([[0, 100], [100, 200]], np.uint8)
+    assert resize_to(image, 1, 1).tolist() == [[100]]
+    assert resize_to(image, 2, 2) is image
+
+
+@pytest.mark.parametrize(('rgb', 'aux', 'says'), [
+    (np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), 'rgb is uint8'),
+    (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), 'rgb is float32'),
+    (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint16), 'aux is uint16'),
+    (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4, 3), np.uint8), '1 channels'),
+])
+def test_images_of_another_kind_are_refused(tmp_path, rgb, aux, says):
+    segmenter = Segmenter(*open_engine(write_tiny_bundle(tmp_path / 'b')))
+    with pytest.raises(RgbxSegError, match=says):
+        segmenter(rgb, aux)
+
+
+def test_a_model_that_breaks_the_contract_is_refused_with_the_tensor_named(tmp_path):
+    save_bundle(tmp_path / 'size', tiny_onnx(32, 64), manifest(48, 64))
+    with pytest.raises(RgbxSegError, match=r'tensor "rgb".*\(1, 32, 64, 3\).*\(1, 48, 64, 3\)'):
+        open_engine(tmp_path / 'size', 'onnxruntime')
+    model = onnx.load_from_string(tiny_onnx())
+    model.graph.output[0].name = model.graph.node[-2].output[0] = 'classes'
+    save_bundle(tmp_path / 'name', model.SerializeToString(), manifest())
+    with pytest.raises(RgbxSegError, match='no tensor "label"'):
+        open_engine(tmp_path / 'name', 'onnxruntime')
+
+
+def test_a_file_that_is_no_model_and_an_unknown_backend_are_named(tmp_path):
+    save_bundle(tmp_path / 'b', b'no model', manifest())
+    with pytest.raises(RgbxSegError, match='onnxruntime .* cannot load it'):
+        open_engine(tmp_path / 'b', 'onnxruntime')
+    with pytest.raises(RgbxSegError, match='no backend works on this machine: onnxruntime:'):
+        open_engine(tmp_path / 'b')
+    with pytest.raises(RgbxSegError, match='"tensorflow" is unknown; expected auto, onnxruntime'):
+        open_engine(tmp_path / 'b', 'tensorflow')
+
+
+def test_a_closed_engine_says_so(tmp_path):
+    engine, _ = open_engine(write_tiny_bundle(tmp_path / 'b', aux=THERMAL))
+    engine.close()
+    with pytest.raises(RgbxSegError, match='closed'):
+        engine(np.zeros((1, 48, 64, 3), np.uint8), np.zeros((1, 48, 64, 1), np.uint8))
