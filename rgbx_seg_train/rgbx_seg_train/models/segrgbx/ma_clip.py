@@ -1,0 +1,94 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""MA-CLIP: a CLIP image tower with one LoRA per RGB-X pair (SegRGB-X, section III-B).
+
+The LoRA of a pair serves both of its images. The tower is `transformers`', the LoRA pool `peft`'s.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+from rgbx_seg_train.models.blocks.segformer_head import resize
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True)
+class ClipConfig:
+    """Sizes of the image tower and its LoRA pool; the defaults are openai/clip-vit-base-patch16."""
+
+    hidden: int = 768  # token width
+    layers: int = 12  # transformer layers
+    heads: int = 12  # attention heads
+    ratio: int = 4  # MLP width over token width
+    image_size: int = 224  # pixels, square
+    patch_size: int = 16  # pixels
+    embed: int = 512  # width of S
+    lora_rank: int = 16  # rank of each modality's LoRA on q and v; alpha is equal to it
+    frozen: bool = True  # the paper freezes MA-CLIP in stage 2; a tower without pretraining learns
+
+    def tower(self) -> CLIPVisionConfig:
+        """Return the same sizes for `transformers`."""
+        return CLIPVisionConfig(
+            hidden_size=self.hidden, intermediate_size=self.ratio * self.hidden,
+            num_hidden_layers=self.layers, num_attention_heads=self.heads,
+            image_size=self.image_size, patch_size=self.patch_size, projection_dim=self.embed,
+        )
+
+
+class ModalityClip(nn.Module):
+    """Embeds both images of each pair, each pair through its modality's LoRA."""
+
+    def __init__(self, config: ClipConfig, modalities: tuple[str, ...]) -> None:
+        super().__init__()
+        self.config = config
+        lora = LoraConfig(
+            r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=['q_proj', 'v_proj']
+        )
+        tower = CLIPVisionModelWithProjection(config.tower())
+        self.tower = get_peft_model(tower, lora, adapter_name=modalities[0])
+        for name in modalities[1:]:
+            self.tower.add_adapter(name, lora)
+        self.tower.requires_grad_(not config.frozen)
+        self.tower.eval()
+        mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
+        rgb_scale = torch.tensor(IMAGENET_STD) / std
+        rgb_shift = (torch.tensor(IMAGENET_MEAN) - mean) / std
+        for name, value in (('rgb_scale', rgb_scale), ('rgb_shift', rgb_shift),
+                            ('aux_scale', 1 / std), ('aux_shift', -mean / std)):
+            self.register_buffer(name, value.view(3, 1, 1), persistent=False)
+        self.merged = False
+
+    def train(self, mode: bool = True) -> ModalityClip:
+        """Keep the tower in eval mode: it has no dropout, and peft mixes adapters only there."""
+        super().train(mode)
+        self.tower.eval()
+        return self
+
+    def forward(self, rgb: Tensor, aux: Tensor, names: list[str]) -> tuple[Tensor, Tensor]:
+        """Embed rgb (ImageNet-normalized) and aux (in [0, 1]) as S^r and S^m, each (B, embed)."""
+        size = (self.config.image_size, self.config.image_size)
+        images = torch.cat([
+            resize(rgb, size) * self.rgb_scale + self.rgb_shift,
+            resize(aux, size) * self.aux_scale + self.aux_shift,
+        ])
+        adapters = {} if self.merged else {'adapter_names': names + names}
+        s_rgb, s_aux = self.tower(pixel_values=images, **adapters).image_embeds.chunk(2)
+        return s_rgb, s_aux
+
+    def merge(self, modality: str) -> ModalityClip:
+        """Return a copy with one LoRA added into the weights and the pool gone."""
+        merged = copy.deepcopy(self)
+        merged.tower = merged.tower.merge_and_unload(adapter_names=[modality])
+        merged.tower.eval()
+        merged.merged = True
+        return merged

@@ -1,0 +1,263 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""SegRGB-X: one network for RGB and any of five other modalities.
+
+Paper: "SegRGB-X: General RGB-X Semantic Segmentation Model", arXiv 2603.28023. No official code.
+Facts (high confidence): MiT encoder shared by both streams, FRM/FFM of CMX at each stage, SegFormer
+head. Medium: MA-CLIP (CLIP ViT-B/16 image tower, one LoRA per RGB-X pair). Low: the inside of the
+DSRM, see `dsrm.py`.
+Assumed: one linear layer per stage makes the control prompt; 8 modality-aligned prompts per stage
+and stream modality. The spatial reduction of MiT's attention is a strided convolution, which prompts
+cannot pass, so they join keys and values after it; the paper drops the prompts' own outputs, which
+makes this the same formula. Without MA-CLIP (Table VI) there is no control prompt, and the DSRM's S
+is a learned vector per modality.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.manifest import MODALITIES
+from rgbx_seg_train.models.blocks.fusion import FeatureFusion, FeatureRectification
+from rgbx_seg_train.models.blocks.mit import MIT_DEPTHS, MIT_DIMS, build_stages
+from rgbx_seg_train.models.blocks.segformer_head import SegformerHead, resize
+from rgbx_seg_train.models.segrgbx.dsrm import STRUCTURES, DomainRefinement, DsrmConfig
+from rgbx_seg_train.models.segrgbx.ma_clip import ClipConfig, ModalityClip
+
+# whose embedding the RGB stream and the aux stream see, from (S^r, S^m); Tables VII and VIII
+PAIRINGS = {
+    'aligned': lambda s_rgb, s_aux: torch.cat([s_rgb, s_aux]),
+    'cross_modal': lambda s_rgb, s_aux: torch.cat([s_aux, s_rgb]),
+    'rgb_dominant': lambda s_rgb, s_aux: torch.cat([s_rgb, s_rgb]),
+}
+
+
+@dataclass(frozen=True)
+class SegRGBXConfig:
+    """All sizes and choices; a component set to None or 0 is switched off (Table VI)."""
+
+    dims: tuple[int, int, int, int] = MIT_DIMS  # channels of the four stages
+    depths: tuple[int, int, int, int] = MIT_DEPTHS['b2']  # blocks of the four stages
+    heads: tuple[int, int, int, int] = (1, 2, 5, 8)  # attention heads, also of the FFM
+    reductions: tuple[int, int, int, int] = (8, 4, 2, 1)  # spatial reduction of keys and values
+    ratios: tuple[int, int, int, int] = (4, 4, 4, 4)  # MLP width over channels
+    drop_path: float = 0.1  # highest rate of stochastic depth
+    prompts: int = 8  # learned modality-aligned prompts per stage and modality; 0 = none
+    pairing: str = 'rgb_dominant'  # whose S makes a stream's control prompt (Table VII)
+    clip: ClipConfig | None = field(default_factory=ClipConfig)  # MA-CLIP
+    dsrm: DsrmConfig | None = field(default_factory=DsrmConfig)  # refinement in stage 4
+    head_embed: int = 512  # width of the head
+    head_dropout: float = 0.1  # dropout of whole channels before the classifier
+    head_folded: bool = False  # multiply the head's linear maps before applying them
+
+    def __post_init__(self) -> None:
+        """Refuse names that no table holds."""
+        _choose('pairing', self.pairing, PAIRINGS)
+        if self.dsrm is not None:
+            _choose('dsrm.pairing', self.dsrm.pairing, PAIRINGS)
+            _choose('dsrm.structure', self.dsrm.structure, STRUCTURES)
+
+
+def _choose(name: str, value: str, table: dict) -> None:
+    if value not in table:
+        raise RgbxSegError(
+            f'segrgbx: {name} is {value!r}, expected one of {", ".join(table)}; choose one of them.'
+        )
+
+
+_B0 = SegRGBXConfig(dims=(32, 64, 160, 256), depths=MIT_DEPTHS['b0'], head_embed=256)
+PRESETS: dict[str, SegRGBXConfig] = {
+    # sized for training from scratch on a few CPU cores at 240x320
+    'tiny': SegRGBXConfig(
+        dims=(32, 64, 128, 160), depths=(1, 1, 2, 2), heads=(1, 2, 4, 5), drop_path=0.0, prompts=4,
+        clip=ClipConfig(hidden=128, layers=3, heads=4, image_size=112, embed=128, lora_rank=4,
+                        frozen=False),
+        dsrm=DsrmConfig(layers=1, grid=(8, 10), gate=64, heads=5),
+        head_embed=128, head_dropout=0.0, head_folded=True,
+    ),
+    'b0': _B0,
+    **{name: replace(SegRGBXConfig(), depths=MIT_DEPTHS[name])
+       for name in ('b1', 'b2', 'b3', 'b4', 'b5')},
+}
+
+
+class Embeddings(NamedTuple):
+    """What MA-CLIP says of a batch; it describes the whole scene and changes slowly."""
+
+    s_rgb: Tensor  # (B, embed)
+    s_aux: Tensor  # (B, embed)
+
+
+class StagePrompts(nn.Module):
+    """The prompts of one stage: learned per modality, and one made from S."""
+
+    def __init__(self, streams: int, prompts: int, dim: int, embed: int) -> None:
+        super().__init__()
+        self.aligned = nn.Parameter(torch.empty(streams, prompts, dim)) if prompts else None
+        self.control = nn.Linear(embed, dim) if embed else None
+        if self.aligned is not None:
+            nn.init.trunc_normal_(self.aligned, std=0.02)
+
+    def forward(self, stream: Tensor, s: Tensor | None) -> Tensor | None:
+        """Return prompts (2B, P, C) for stream ids (2B,) and embeddings (2B, embed), or None."""
+        parts = []
+        if self.aligned is not None:
+            parts.append(self.aligned[stream])
+        if self.control is not None:
+            parts.append(self.control(s)[:, None])
+        return torch.cat(parts, dim=1) if parts else None
+
+
+class SegRGBX(nn.Module):
+    """The network; both streams travel as one batch [rgb; aux] through all shared parts."""
+
+    def __init__(
+        self, config: SegRGBXConfig, n_classes: int, modalities: tuple[str, ...] = MODALITIES
+    ) -> None:
+        super().__init__()
+        self.config, self.n_classes, self.modalities = config, n_classes, tuple(modalities)
+        embed = config.clip.embed if config.clip else 0
+        streams = 1 + len(modalities)  # stream id 0 is RGB
+        self.stages = build_stages(
+            config.dims, config.depths, config.heads, config.reductions, config.ratios,
+            config.drop_path,
+        )
+        self.prompts = nn.ModuleList(
+            StagePrompts(streams, config.prompts, dim, embed) for dim in config.dims
+        )
+        self.rectify = nn.ModuleList(FeatureRectification(dim) for dim in config.dims)
+        self.fuse = nn.ModuleList(map(FeatureFusion, config.dims, config.heads))
+        self.dsrm = self._build_dsrm(embed or config.dims[-1])
+        self.head = SegformerHead(
+            config.dims, config.head_embed, n_classes, config.head_dropout, config.head_folded
+        )
+        self.apply(_init_weights)
+        self.clip = ModalityClip(config.clip, self.modalities) if config.clip else None
+        if config.dsrm and not config.clip:
+            self.learned_s = nn.Parameter(torch.empty(streams, config.dims[-1]))
+            nn.init.trunc_normal_(self.learned_s, std=0.02)
+
+    def _build_dsrm(self, embed: int) -> nn.ModuleList:
+        """One list of modules for both streams, or one list each; empty if switched off."""
+        config = self.config.dsrm
+        if config is None:
+            return nn.ModuleList()
+        lists, layers = (1, config.layers) if config.share else (2, config.layers // 2)
+        return nn.ModuleList(
+            nn.ModuleList(DomainRefinement(self.config.dims[-1], embed, config)
+                          for _ in range(layers))
+            for _ in range(lists)
+        )
+
+    def forward(
+        self, rgb: Tensor, aux: Tensor, modality: Sequence[str] | Tensor,
+        embeddings: Embeddings | None = None,
+    ) -> Tensor:
+        """Segment pairs of images; one batch may mix modalities.
+
+        rgb: (B, 3, H, W), ImageNet-normalized; aux: (B, 3, H, W) in [0, 1]; modality: B names, or
+        ids (B,) into `self.modalities`; embeddings: MA-CLIP's, if already known.
+        Returns logits (B, n_classes, H, W).
+        """
+        ids = self._ids(modality)
+        if embeddings is None:
+            embeddings = self.embed(rgb, aux, ids)
+        stream = torch.tensor([0] * len(ids) + [1 + i for i in ids], device=rgb.device)
+        return self._segment(rgb, aux, stream, embeddings)
+
+    def embed(self, rgb: Tensor, aux: Tensor, modality: Sequence[str] | Tensor) -> Embeddings | None:
+        """Return MA-CLIP's embeddings of both images of each pair, or None without MA-CLIP."""
+        if self.clip is None:
+            return None
+        names = [self.modalities[i] for i in self._ids(modality)]
+        return Embeddings(*self.clip(rgb, aux, names))
+
+    def _segment(
+        self, rgb: Tensor, aux: Tensor, stream: Tensor, embeddings: Embeddings | None
+    ) -> Tensor:
+        control = embeddings and PAIRINGS[self.config.pairing](*embeddings)  # (2B, embed)
+        x = torch.cat([rgb, aux])  # (2B, 3, H, W)
+        fused = []
+        for i, stage in enumerate(self.stages):
+            x = stage(x, self.prompts[i](stream, control))  # (2B, C_i, H_i, W_i)
+            if i == 3 and self.config.dsrm:
+                x = self._refine(x, stream, embeddings)
+            x_rgb, x_aux = self.rectify[i](*x.chunk(2))
+            fused.append(self.fuse[i](x_rgb, x_aux))  # (B, C_i, H_i, W_i)
+            x = torch.cat([x_rgb, x_aux])
+        return resize(self.head(fused), tuple(rgb.shape[2:]))
+
+    def _refine(self, x: Tensor, stream: Tensor, embeddings: Embeddings | None) -> Tensor:
+        """Pass both streams through the DSRMs of stage 4."""
+        s = PAIRINGS[self.config.dsrm.pairing](
+            *(embeddings or self.learned_s[stream].chunk(2))
+        )
+        parts = zip(x.chunk(len(self.dsrm)), s.chunk(len(self.dsrm)), self.dsrm, strict=True)
+        refined = []
+        for part, part_s, modules in parts:
+            for module in modules:
+                part = module(part, part_s)
+            refined.append(part)
+        return torch.cat(refined)
+
+    def _ids(self, modality: Sequence[str] | Sequence[int] | Tensor) -> list[int]:
+        """Return the ids of modalities given by name or id."""
+        if isinstance(modality, Tensor):
+            modality = modality.tolist()
+        unknown = set(modality) - set(self.modalities) - set(range(len(self.modalities)))
+        if unknown:
+            raise RgbxSegError(
+                f'modality: found {sorted(map(str, unknown))}, expected names of '
+                f'{", ".join(self.modalities)}; build the model with that modality.'
+            )
+        return [i if isinstance(i, int) else self.modalities.index(i) for i in modality]
+
+    def merge(self, modality: str) -> MergedSegRGBX:
+        """Return a copy for one modality: LoRA merged, prompts baked, `forward(rgb, aux)`."""
+        return MergedSegRGBX(self, modality)
+
+
+class MergedSegRGBX(nn.Module):
+    """SegRGB-X for one modality, in eval mode and without peft: what is exported."""
+
+    def __init__(self, model: SegRGBX, modality: str) -> None:
+        super().__init__()
+        self.modality = modality
+        streams = [0, 1 + model._ids([modality])[0]]
+        network = copy.deepcopy(model)
+        if model.clip is not None:
+            network.clip = model.clip.merge(modality)
+        for prompts in network.prompts:
+            if prompts.aligned is not None:
+                prompts.aligned = nn.Parameter(prompts.aligned.detach()[streams].clone())
+        if model.config.dsrm and not model.config.clip:
+            network.learned_s = nn.Parameter(network.learned_s.detach()[streams].clone())
+        network.modalities = (modality,)
+        self.network = network
+        self.eval()
+
+    def forward(self, rgb: Tensor, aux: Tensor) -> Tensor:
+        """Segment pairs as `SegRGBX.forward` does; returns logits (B, n_classes, H, W)."""
+        return self.network(rgb, aux, [0] * rgb.shape[0])
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Initialize as SegFormer does; norms and BatchNorm keep torch's ones and zeros."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.Conv2d):
+        height, width = module.kernel_size
+        fan_out = height * width * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+    else:
+        return
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
