@@ -171,8 +171,7 @@ class BagWriter:
             self._folder = Path(tempfile.mkdtemp(prefix=f'.{self.path.name}.',
                                                  dir=self.path.parent))
         except OSError as error:
-            raise RgbxSegError(f'{self.path}: cannot be written ({error.strerror}), expected a '
-                               'folder of yours; choose another.') from None
+            raise self._unwritable(error) from None
         # The files inside carry the name of the bag, as those of `ros2 bag record` do.
         self._writer = Writer(self._folder / self.path.name, version=8,
                               storage_plugin=self._storage)
@@ -190,6 +189,8 @@ class BagWriter:
             if self.path.exists():
                 os.replace(self.path, self._folder / 'old')
             os.replace(self._folder / self.path.name, self.path)
+        except OSError as error:
+            raise self._unwritable(error) from None
         finally:
             old = self._folder / 'old'
             if old.exists() and not self.path.exists():
@@ -223,6 +224,10 @@ class BagWriter:
                                      np.zeros(0), np.zeros(9), np.zeros(9), np.zeros(12), 0, 0, roi)
         self._write(topic, message, received_ns)
 
+    def _unwritable(self, error: OSError) -> RgbxSegError:
+        return RgbxSegError(f'{self.path}: cannot be written ({error.strerror}), expected room in '
+                            'a folder of yours; choose another place.')
+
     def _header(self, stamp_ns: int, frame_id: str) -> Any:
         types = self._store.types
         stamp = types['builtin_interfaces/msg/Time'](*divmod(stamp_ns, NS))
@@ -233,8 +238,11 @@ class BagWriter:
         if (topic, kind) not in self._connections:
             self._connections[topic, kind] = self._writer.add_connection(
                 topic, kind, typestore=self._store, offered_qos_profiles=[_QOS])
-        self._writer.write(self._connections[topic, kind], received_ns,
-                           self._store.serialize_cdr(message, kind))
+        try:
+            self._writer.write(self._connections[topic, kind], received_ns,
+                               self._store.serialize_cdr(message, kind))
+        except OSError as error:
+            raise self._unwritable(error) from None
         self.counts[topic] = self.counts.get(topic, 0) + 1
 
 
