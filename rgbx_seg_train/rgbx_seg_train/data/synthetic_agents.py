@@ -1,0 +1,303 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""What moves or stands on the road: cars, people, bicycles, cones, wheel stops and clutter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from rgbx_seg_train.data.synthetic_geometry import (
+    ROUND,
+    Array,
+    Mesh,
+    blob,
+    box,
+    capsules,
+    place,
+)
+from rgbx_seg_train.data.synthetic_materials import SKIN_K, Color, Materials
+
+CAR, PERSON, BIKE, CURVE, CAR_STOP, GUARDRAIL, CONE, BUMP = range(1, 9)
+
+PAINTS: tuple[Color, ...] = (
+    (0.75, 0.75, 0.76), (0.45, 0.46, 0.48), (0.03, 0.03, 0.035), (0.08, 0.1, 0.3), (0.4, 0.03, 0.03),
+    (0.2, 0.22, 0.2), (0.5, 0.42, 0.1), (0.1, 0.25, 0.15), (0.9, 0.9, 0.88),
+)
+# side profiles (share of length, share of height) from the front bumper over the roof to the rear
+PROFILES: dict[str, tuple[tuple[float, float], ...]] = {
+    'sedan': ((.5, .13), (.5, .42), (.47, .5), (.22, .6), (.04, .97), (-.2, 1.), (-.36, .64),
+              (-.49, .58), (-.5, .15)),
+    'hatch': ((.5, .13), (.5, .42), (.46, .5), (.24, .58), (.06, .95), (-.36, 1.), (-.46, .62),
+              (-.5, .5), (-.5, .15)),
+    'van': ((.5, .1), (.5, .35), (.48, .42), (.4, .5), (.28, .93), (-.46, 1.), (-.5, .55), (-.5, .4),
+            (-.5, .12)),
+}
+CAR_SIZES: dict[str, tuple[float, float, float]] = {  # length, width, height
+    'sedan': (4.5, 1.8, 1.45), 'hatch': (3.8, 1.7, 1.5), 'van': (4.9, 1.95, 2.1),
+}
+CLOTHES: tuple[Color, ...] = (
+    (0.03, 0.03, 0.04), (0.1, 0.1, 0.12), (0.05, 0.08, 0.2), (0.4, 0.05, 0.05), (0.6, 0.6, 0.58),
+    (0.15, 0.2, 0.1), (0.3, 0.22, 0.12), (0.5, 0.4, 0.1), (0.1, 0.3, 0.4),
+)
+
+
+@dataclass(frozen=True)
+class Agent:
+    """Something at (x, z) with a heading and a speed; `build` makes its mesh at a time and place."""
+
+    x: float
+    z: float
+    heading: float
+    speed: float
+    build: Callable[[float, float, float, Array], Mesh]  # (time, x, z, eye)
+
+    def mesh(self, time_s: float, eye: Array) -> Mesh:
+        """Return the mesh at `time_s` as seen from `eye`."""
+        way = self.speed * time_s
+        return self.build(time_s, self.x + way * np.sin(self.heading),
+                          self.z + way * np.cos(self.heading), eye)
+
+
+def rigid(faces: list[Array], materials: list[int], layers: list[int], x: float, z: float,
+          heading: float, speed: float = 0.0, solid: bool = True) -> Agent:
+    """Make an agent from faces in its own frame (right, up, forward)."""
+    middle = np.concatenate(faces).mean(axis=0)
+
+    def build(_time: float, at_x: float, at_z: float, _eye: Array) -> Mesh:
+        moved = [place(face, at_x, at_z, heading) for face in faces]
+        return Mesh(moved, materials, layers, place(middle, at_x, at_z, heading), solid=solid)
+
+    return Agent(x, z, heading, speed, build)
+
+
+def car(paint: Materials, x: float, z: float, heading: float, speed: float, running: bool) -> Agent:
+    """A car: warm hood, grille, wheels and exhaust when it runs, cooled or sun-heated when parked."""
+    kind = str(paint.rng.choice(list(PROFILES)))
+    length, width, height = np.array(CAR_SIZES[kind]) * paint.rng.uniform(0.92, 1.08)
+    skin = _car_materials(paint, running)
+    profile = np.array(PROFILES[kind]) * (length, height)
+    half = np.where(profile[:, 1] > 0.7 * height, 0.42, 0.5) * width
+    left = np.column_stack([-half, profile[:, 1], profile[:, 0]])
+    right = left * (-1, 1, 1)
+    faces: list[Array] = [left, right]
+    parts = ['body', 'body']
+    strip = ['front', 'front', 'hood', 'glass', 'body', 'glass', 'body', 'body', 'under']
+    for i, part in enumerate(strip):
+        j = (i + 1) % len(profile)
+        faces.append(np.array([left[i], right[i], right[j], left[j]]))
+        parts.append(part)
+    layers = [0] * len(faces)
+    for face, part, layer in _car_details(length, width, height, profile):
+        faces.append(face)
+        parts.append(part)
+        layers.append(layer)
+    return rigid(faces, [skin[p] for p in parts], layers, x, z, heading, speed)
+
+
+def _car_details(length: float, width: float, height: float,
+                 profile: Array) -> list[tuple[Array, str, int]]:
+    """Side windows, wheels, lights, plates and the exhaust, each a little outside the body."""
+    found: list[tuple[Array, str, int]] = []
+    top, low = profile[4:6, 0] * 0.93, profile[[3, 6], 0] * (0.8, 0.92)
+    for side in (-1, 1):
+        flat = side * (width / 2 + 0.01)
+        slant = side * (width * 0.43)
+        middle = (low[0] + low[1]) / 2
+        for a, b in ((0, 1), (1, 0)):
+            edge = middle + (0.05 if a == 0 else -0.05)
+            window = [(flat, .62 * height, low[a]), (slant, .92 * height, top[a]),
+                      (slant, .92 * height, edge), (flat, .62 * height, edge)]
+            found.append((np.array(window), 'glass', 1))
+        radius = 0.21 * height if height < 1.8 else 0.16 * height
+        for along in (0.31, -0.31):
+            for scale, part, layer in ((1.0, 'tire', 1), (0.6, 'hub', 2)):
+                wheel = np.column_stack([np.full(16, flat * 1.01), radius + radius * scale * np.sin(ROUND),
+                                         along * length + radius * scale * np.cos(ROUND)])
+                found.append((wheel, part, layer))
+    for end, light in ((1, 'headlight'), (-1, 'taillight')):
+        z = end * (length / 2 + 0.02)
+        for side in (-1, 1):
+            found.append((_upright(side * 0.38 * width, 0.42 * height, z, 0.3, 0.16), light, 1))
+        found.append((_upright(0, 0.27 * height, z, 0.5, 0.13), 'plate', 1))
+    found.append((_upright(0.3 * width, 0.16 * height, -length / 2 - 0.02, 0.14, 0.12), 'exhaust', 2))
+    found.append((_upright(0, 0.3 * height, length / 2 + 0.02, 0.55 * width, 0.2), 'grille', 0))
+    return found
+
+
+def _upright(x: float, y: float, z: float, width: float, height: float) -> Array:
+    w, h = width / 2, height / 2
+    return np.array([(x - w, y - h, z), (x + w, y - h, z), (x + w, y + h, z), (x - w, y + h, z)])
+
+
+def _car_materials(paint: Materials, running: bool) -> dict[str, int]:
+    weather, u = paint.weather, paint.between
+    color = PAINTS[paint.rng.integers(len(PAINTS))]
+    skin = u(-3.0, -0.5) if weather.night else u(0, 4) + weather.sun * u(3, 14)
+    warm = 1.0 if running else 0.0
+    lit = 1.0 if weather.night and running else 0.0
+    common = {'grain': 0.04, 'grain_k': 0.25}
+
+    def add(albedo: Color, warmer: float, emissivity: float = 0.9, gloss: float = 0.3,
+            glow: Color = (0, 0, 0)) -> int:
+        return paint.add(CAR, albedo, warmer, emissivity=emissivity, gloss=gloss, glow=glow, **common)
+
+    return {
+        'body': add(color, skin + warm * u(0, 2)),
+        'hood': add(color, skin + warm * u(5, 18)),
+        'front': add(color, skin + warm * u(5, 14)),
+        'grille': add((0.02, 0.02, 0.02), skin + warm * u(10, 24), 0.95, 0.1),
+        'glass': add((0.04, 0.05, 0.06), skin * 0.5 + warm * u(0, 4), 0.84, 0.6),
+        'under': add((0.02, 0.02, 0.02), skin * 0.3 + warm * u(6, 14)),
+        'tire': add((0.02, 0.02, 0.02), skin * 0.5 + warm * u(6, 16) + (1 - warm) * u(-1, 1), 0.95, 0.05),
+        'hub': add((0.4, 0.4, 0.42), skin * 0.5 + warm * u(10, 26), 0.8, 0.3),
+        'headlight': add((0.7, 0.7, 0.7), skin + warm * u(3, 14), 0.9, 0.4, (9 * lit, 8.5 * lit, 7 * lit)),
+        'taillight': add((0.35, 0.02, 0.02), skin + warm * u(1, 5), 0.9, 0.4,
+                         (u(0.5, 2.0) * lit, 0.03 * lit, 0.02 * lit)),
+        'plate': add((0.7, 0.7, 0.65), skin, 0.9, 0.1),
+        'exhaust': add((0.1, 0.1, 0.1), skin + warm * u(20, 50), 0.9, 0.1),
+    }
+
+
+def _person_materials(paint: Materials) -> dict[str, int]:
+    """Clothes lie between air and skin by their insulation; head and hands are bare."""
+    air, u = paint.weather.ambient, paint.between
+    sun = paint.weather.sun * 4
+
+    def cloth(albedo: Color, share: float) -> int:
+        return paint.add(PERSON, albedo, (SKIN_K - air) * share + sun * u(0, 1), emissivity=0.97,
+                         grain=0.15, grain_k=0.8)
+
+    tone = u(0.12, 0.5)
+    pick = paint.rng.integers(len(CLOTHES), size=3)
+    share = u(0.5, 0.8)
+    return {
+        'head': cloth((tone, tone * 0.7, tone * 0.55), u(0.92, 1.0)),
+        'hair': cloth((0.04, 0.03, 0.025), u(0.65, 0.9)),
+        'torso': cloth(CLOTHES[pick[0]], share),
+        'legs': cloth(CLOTHES[pick[1]], share * u(0.85, 1.1)),
+        'shoes': cloth(CLOTHES[pick[2]], share * 0.6),
+        'bag': cloth(CLOTHES[pick[2]], u(0.1, 0.4)),
+    }
+
+
+# limbs: part, start joint, end joint, radii as shares of body height
+LIMBS = (
+    ('shoes', 'foot_l', 'toe_l', .026, .02), ('shoes', 'foot_r', 'toe_r', .026, .02),
+    ('torso', 'shoulder_l', 'elbow_l', .036, .03), ('legs', 'hip_l', 'knee_l', .058, .04),
+    ('legs', 'hip_r', 'knee_r', .058, .04), ('legs', 'knee_l', 'foot_l', .04, .028),
+    ('legs', 'knee_r', 'foot_r', .04, .028), ('head', 'elbow_l', 'hand_l', .026, .022),
+    ('torso', 'hip', 'chest', .085, .1), ('torso', 'chest', 'neck', .1, .05),
+    ('torso', 'shoulder_r', 'elbow_r', .036, .03), ('torso', 'elbow_r', 'wrist_r', .028, .022),
+    ('head', 'wrist_r', 'hand_r', .022, .024), ('head', 'neck', 'head', .034, .034),
+)
+
+
+def _joints(height: float, phase: float, swing: float, pose: str) -> dict[str, tuple[float, float, float]]:
+    """Joint positions (right, up, forward) of a walker, a stander or a rider."""
+    hip, lean = {'walk': (0.53, 0.0), 'ride': (0.52, 0.16), 'crouch': (0.3, 0.18)}[pose]
+    joints = {'hip': (0.0, hip, 0.0), 'chest': (0.0, hip + .22, lean * .7),
+              'neck': (0.0, hip + .29, lean), 'head': (0.0, hip + .39, lean * 1.15)}
+    for side, name in ((-1, 'l'), (1, 'r')):
+        angle = side * swing * np.sin(phase)
+        bend = max(0.0, side * np.cos(phase)) * swing * 1.2
+        if pose == 'ride':
+            angle, bend = 0.75 + 0.35 * side * np.sin(phase), 0.9 + 0.3 * side * np.sin(phase)
+        if pose == 'crouch':
+            angle, bend = 1.5, 1.75
+        knee = (side * .055, hip - .245 * np.cos(angle), .245 * np.sin(angle))
+        foot = (side * .05, knee[1] - .25 * np.cos(angle - bend), knee[2] + .25 * np.sin(angle - bend))
+        reach = 0.8 if pose != 'walk' else -angle * 0.9
+        shoulder = (side * .105, hip + .275, lean)
+        elbow = (side * .12, shoulder[1] - .17 * np.cos(reach), lean + .17 * np.sin(reach))
+        hand = (side * .11, elbow[1] - .17 * np.cos(reach + .3), elbow[2] + .17 * np.sin(reach + .3))
+        wrist = (side * .112, elbow[1] * .3 + hand[1] * .7, elbow[2] * .3 + hand[2] * .7)
+        new = {'hip': (side * .05, hip, 0.0), 'knee': knee, 'foot': foot,
+               'toe': (foot[0], foot[1] - .01, foot[2] + .08), 'shoulder': shoulder, 'elbow': elbow,
+               'wrist': wrist, 'hand': hand}
+        joints.update({f'{key}_{name}': value for key, value in new.items()})
+    return {key: (r * height, u * height, f * height) for key, (r, u, f) in joints.items()}
+
+
+def person(paint: Materials, x: float, z: float, heading: float, speed: float, pose: str = 'walk',
+           seat: float = 0.0) -> Agent:
+    """A person of jointed limbs who walks, stands, crouches or rides (`seat` is the lift, m)."""
+    height = paint.between(1.5, 1.9) if paint.rng.random() < 0.88 else paint.between(1.0, 1.35)
+    skin = _person_materials(paint)
+    start = paint.between(0, 2 * np.pi)
+    swing = paint.between(0.35, 0.6) if speed > 0.2 else paint.between(0.0, 0.12)
+    bag = paint.rng.random() < 0.3
+    parts = [part for part, *_ in LIMBS]
+    radii = np.array([limb[3:] for limb in LIMBS]) * height * paint.between(0.95, 1.2)
+
+    def build(time_s: float, at_x: float, at_z: float, eye: Array) -> Mesh:
+        joints = _joints(height, start + 2 * np.pi * 0.9 * time_s * (speed > 0.2), swing, pose)
+        points = {k: place(np.array(v), at_x, at_z, heading, seat) for k, v in joints.items()}
+        ends = [np.stack([points[limb[i]] for limb in LIMBS]) for i in (1, 2)]
+        faces = list(capsules(ends[0], ends[1], radii[:, 0], radii[:, 1], eye))
+        faces.append(blob(points['head'], .056 * height, .075 * height, eye))
+        faces.append(blob(points['head'] + (0, .035 * height, 0), .058 * height, .045 * height, eye))
+        layers = list(range(len(faces)))
+        kinds = [*parts, 'head', 'hair']
+        if bag:
+            back = place(np.array(joints['chest']) + (0, 0, -.12 * height), at_x, at_z, heading, seat)
+            faces.append(blob(back, .085 * height, .12 * height, eye))
+            kinds.append('bag')
+            away = np.dot(back - points['chest'], eye - points['chest']) > 0
+            layers.append(50 if away else -1)
+        return Mesh(faces, [skin[k] for k in kinds], layers, points['hip'])
+
+    return Agent(x, z, heading, speed, build)
+
+
+def bike(paint: Materials, x: float, z: float, heading: float, speed: float) -> Agent:
+    """A bicycle or scooter: tires, spokes and a tube frame; its label fills the wheels and frame."""
+    weather, u = paint.weather, paint.between
+    cold = u(-4.0, -1.5) if weather.night else u(-2, 2) + weather.sun * u(2, 8)
+    color = PAINTS[paint.rng.integers(len(PAINTS))]
+    tube = paint.add(BIKE, color, cold, emissivity=u(0.7, 0.9), gloss=0.25, grain=0.05)
+    tire = paint.add(BIKE, (0.02, 0.02, 0.02), cold * 0.6 + (u(1, 4) if speed > 0 else 0), grain=0.05)
+    spoke = paint.add(BIKE, (0.5, 0.5, 0.5), cold, emissivity=0.6, gloss=0.3)
+    filled = paint.add(BIKE, (0, 0, 0), 0, visible=False)
+    radius, base = u(0.31, 0.36), u(0.5, 0.56)
+    flat: list[tuple[Array, int, int]] = []
+    for end in (-base, base):
+        disc = np.column_stack([np.zeros(16), radius + radius * np.sin(ROUND),
+                                end + radius * np.cos(ROUND)])
+        hub = np.array([0, radius, end])
+        inner = hub + (disc - hub) * 0.8
+        ring = np.concatenate([disc, disc[:1], inner[:1], inner[::-1]])
+        flat += [(disc, filled, 0), (ring, tire, 3)]
+    triangle = np.array([(0, .35, 0), (0, .9, -.2), (0, .98, .42), (0, .75, .45)])
+    flat.append((triangle * (1, radius / .34, 1), filled, 0))
+    ends, sizes, kinds = _bike_tubes(radius, base)
+
+    def build(_time: float, at_x: float, at_z: float, eye: Array) -> Mesh:
+        world = [place(face, at_x, at_z, heading) for face, _, _ in flat]
+        a, b = place(ends[0], at_x, at_z, heading), place(ends[1], at_x, at_z, heading)
+        limbs = list(capsules(a, b, sizes, sizes, eye))
+        mats = [m for _, m, _ in flat] + [tube if k else spoke for k in kinds]
+        layers = [n for _, _, n in flat] + [4 if k else 2 for k in kinds]
+        return Mesh(world + limbs, mats, layers, place(np.array([0, .5, 0]), at_x, at_z, heading))
+
+    return Agent(x, z, heading, speed, build)
+
+
+def _bike_tubes(radius: float, base: float) -> tuple[tuple[Array, Array], Array, list[bool]]:
+    """Tubes (start, end), their radii, and which are frame rather than spokes."""
+    pedal, seat, bar = (0, .32, -.02), (0, .92, -.2), (0, 1.0, .42)
+    rear, front = (0, radius, -base), (0, radius, base)
+    tubes = [(pedal, seat), (seat, rear), (pedal, rear), (pedal, (0, .8, .4)), ((0, .78, -.16), (0, .82, .4)),
+             (front, bar), ((-.28, 1.0, .38), (.28, 1.0, .38)), ((0, .93, -.3), (0, .93, -.08)),
+             ((.1, .2, -.02), (-.1, .44, -.02))]
+    radii = [.03, .024, .022, .034, .03, .028, .025, .045, .03]
+    spokes = []
+    for hub in (rear, front):
+        for angle in (0.3, 1.35, 2.4):
+            turn = np.array([0, np.sin(angle), np.cos(angle)]) * radius * 0.85
+            spokes.append((tuple(np.array(hub) - turn), tuple(np.array(hub) + turn)))
+    both = np.array(tubes + spokes, dtype=float)
+    sizes = np.array(radii + [.008] * len(spokes))
+    return (both[:, 0], both[:, 1]), sizes, [True] * len(tubes) + [False] * len(spokes)
