@@ -1,0 +1,77 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+#
+# Everything happens inside .venv; nothing of the machine's own ROS or Python is used or changed.
+
+SHELL  := /bin/bash
+PYTHON ?= python3
+VENV   := $(CURDIR)/.venv
+ROS    := $(VENV)/ros
+BAG    ?= sample/bag
+BUNDLE ?= sample/bundle
+OUT    ?= out/demo
+TESTS  ?= test rgbx_seg_train/tests
+
+# A ROS installation sourced in the caller's shell would mix with the one in .venv.
+unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH ROS_DISTRO
+
+PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq
+IN_ENV := source $(VENV)/bin/activate &&
+IN_ROS := $(IN_ENV) source $(ROS)/install/setup.bash &&
+
+PACKAGE_PARTS := CMakeLists.txt package.xml setup.cfg config launch msg rgbx_seg_ros sample
+# Installed as links: contents may change at will, only these names and these files need a build.
+INSTALLED_NAMES := $(sort $(shell find config launch rgbx_seg_ros sample -type f -not -name '*.pyc'))
+BUILT_FILES := CMakeLists.txt package.xml setup.cfg $(wildcard msg/*.msg) $(shell find test/vision_msgs -type f)
+
+.PHONY: help demo test lint sample ros clean FORCE
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(ROS)/.built  ## play BAG through the node with BUNDLE, write a report to OUT
+	@$(IN_ROS) python -m demo --bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)'
+
+test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TESTS=... for some)
+	@$(IN_ROS) status=0; for tests in $(TESTS); do python -m pytest $$tests || status=1; done; exit $$status
+
+lint: $(VENV)/.lint  ## check style with ruff and types with mypy
+	@$(IN_ENV) ruff check . && mypy --strict rgbx_seg_ros
+
+ros: $(ROS)/.built  ## only set up .venv and build the ROS package
+
+clean:  ## remove the environment and all outputs
+	rm -rf $(VENV) out build install log
+
+$(VENV)/.demo: requirements/demo.txt requirements/constraints.txt scripts/ros_from_pypi.py pyproject.toml setup.cfg
+	@echo "make: installing the runtime, ROS 2 and build tools into .venv"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements/demo.txt
+	@$(VENV)/bin/python scripts/ros_from_pypi.py
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt requirements/constraints.txt rgbx_seg_train/pyproject.toml | $(VENV)/.demo
+	@echo "make: installing torch and the test tools into .venv"
+	@$(PIP) -r requirements/test.txt
+	@$(PIP) --no-deps --no-build-isolation --editable rgbx_seg_train
+	@touch $@
+
+$(VENV)/.lint: requirements/lint.txt requirements/constraints.txt | $(VENV)/.demo
+	@$(PIP) -r requirements/lint.txt
+	@touch $@
+
+# A workspace of links: CMake refuses include folders (NumPy's) that lie inside a source folder.
+# vision_msgs is not on PyPI; its stand-in is built where the real one is missing.
+$(ROS)/.built: $(VENV)/.demo $(ROS)/names $(BUILT_FILES)
+	@echo "make: building the ROS package with colcon in .venv/ros"
+	@mkdir -p $(ROS)/src/rgbx_seg
+	@ln -sfnt $(ROS)/src/rgbx_seg $(PACKAGE_PARTS:%=$(CURDIR)/%)
+	@$(VENV)/bin/python -c 'import vision_msgs' 2>/dev/null || ln -sfnt $(ROS)/src $(CURDIR)/test/vision_msgs
+	@$(IN_ENV) cd $(ROS) && AMENT_PREFIX_PATH=$(VENV) CMAKE_PREFIX_PATH=$(VENV) colcon build \
+	  --symlink-install --base-paths src --event-handlers console_stderr- \
+	  --cmake-args -DPython3_EXECUTABLE=$(VENV)/bin/python3 -DBUILD_TESTING=OFF --no-warn-unused-cli
+	@touch $@
+
+$(ROS)/names: FORCE
+	@mkdir -p $(ROS)
+	@echo $(INSTALLED_NAMES) | cmp -s - $@ || echo $(INSTALLED_NAMES) > $@

@@ -1,0 +1,120 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the segmentation node: `ros2 launch rgbx_seg segment.launch.py bundle:=FOLDER`."""
+
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+SHARE = Path(get_package_share_directory('rgbx_seg'))
+DEFAULT_PARAMS = str(SHARE / 'config' / 'segment.yaml')
+SAMPLE_BUNDLE = str(SHARE / 'sample' / 'bundle')
+# By default Fast DDS sends a 640x480 image as UDP fragments and loses about half of them.
+LARGE_IMAGES = 'LARGE_DATA?max_msg_size=2MB&sockets_size=4MB&non_blocking=true'
+BOOLEANS = ['true', 'false']
+
+ARGUMENTS = (
+    DeclareLaunchArgument(
+        'bundle', default_value='',
+        description='folder with model.onnx and manifest.yaml; empty: what params_file says, '
+        'or the sample bundle with the default params_file'),
+    DeclareLaunchArgument(
+        'backend', default_value='',
+        description='inference library (auto, onnxruntime); empty: what params_file says'),
+    DeclareLaunchArgument(
+        'rgb_topic', default_value='rgb/image_raw', description='images of the RGB camera'),
+    DeclareLaunchArgument(
+        'thermal_topic', default_value='thermal/image_raw',
+        description='images of the thermal camera'),
+    DeclareLaunchArgument(
+        'params_file', default_value=DEFAULT_PARAMS, description="the node's parameters, YAML"),
+    DeclareLaunchArgument(
+        'namespace', default_value='', description='namespace of the node and its topics'),
+    DeclareLaunchArgument(
+        'use_sim_time', default_value='false', choices=BOOLEANS,
+        description='take the time from /clock'),
+    DeclareLaunchArgument(
+        'use_rviz', default_value='false', choices=BOOLEANS, description='show the result in RViz'),
+    DeclareLaunchArgument(
+        'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
+        description='least severity that the node logs'),
+)
+
+
+def generate_launch_description():
+    """Return the launch description; the nodes depend on the arguments' values."""
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
+
+
+def start(context):
+    """Return the actions for the arguments as given."""
+    args = {a.name: LaunchConfiguration(a.name).perform(context) for a in ARGUMENTS}
+    if not Path(args['params_file']).is_file():
+        raise RuntimeError(f"params_file '{args['params_file']}' is no file: give the path of a "
+                           f'YAML file of parameters, or leave the argument out')
+    # Without any namespace launch_ros files these parameters under a wildcard, and a params_file
+    # that names the node would win over the command line.
+    args['pushed'] = context.launch_configurations.get('ros_namespace', '')
+    args['namespace'] = args['namespace'] or ('' if args['pushed'] else '/')
+    actions = [*transport(context.environment), segment_node(args)]
+    return [*actions, rviz(args)] if args['use_rviz'] == 'true' else actions
+
+
+def transport(environment):
+    """Return the action that fits Fast DDS to images, unless the user chose another transport."""
+    rmw = environment.get('RMW_IMPLEMENTATION') or 'rmw_fastrtps_cpp'
+    chosen = ('FASTDDS_BUILTIN_TRANSPORTS', 'FASTDDS_DEFAULT_PROFILES_FILE',
+              'FASTRTPS_DEFAULT_PROFILES_FILE')
+    if not rmw.startswith('rmw_fastrtps') or any(environment.get(name) for name in chosen):
+        return []
+    return [SetEnvironmentVariable('FASTDDS_BUILTIN_TRANSPORTS', LARGE_IMAGES)]
+
+
+def segment_node(args):
+    """Return the node; what is given on the command line wins over the file of parameters."""
+    given = {name: args[name] for name in ('bundle', 'backend') if args[name]}
+    if not args['bundle'] and args['params_file'] == DEFAULT_PARAMS:
+        given['bundle'] = SAMPLE_BUNDLE
+    given = {name: ParameterValue(value, value_type=str) for name, value in given.items()}
+    return Node(
+        package='rgbx_seg',
+        executable='segment_node',
+        name='segment',
+        namespace=args['namespace'],
+        parameters=[args['params_file'], {**given, 'use_sim_time': args['use_sim_time'] == 'true'}],
+        remappings=camera('rgb', args['rgb_topic']) + camera('thermal', args['thermal_topic']),
+        ros_arguments=['--log-level', args['log_level']],
+        output='screen',
+    )
+
+
+def camera(name, topic):
+    """Return the remappings of a camera's topics: image, its compressed form, camera_info."""
+    info = '/'.join([*topic.split('/')[:-1], 'camera_info'])
+    return [
+        (f'{name}/image_raw', topic),
+        (f'{name}/image_raw/compressed', f'{topic}/compressed'),
+        (f'{name}/camera_info', info),
+    ]
+
+
+def rviz(args):
+    """Return RViz with overlay, mask and aux preview of this node."""
+    absolute = args['namespace'].startswith('/')
+    parts = [*('' if absolute else args['pushed']).split('/'), *args['namespace'].split('/')]
+    prefix = ''.join(f'/{part}' for part in parts if part)
+    topics = ('overlay', 'color_mask', 'aux_preview')
+    shown = [(f'/segment/{topic}', f'{prefix}/segment/{topic}') for topic in topics]
+    return Node(
+        package='rviz2',
+        executable='rviz2',
+        name='rviz',
+        arguments=['-d', str(SHARE / 'config' / 'segment.rviz')],
+        parameters=[{'use_sim_time': args['use_sim_time'] == 'true'}],
+        remappings=shown,
+    )
