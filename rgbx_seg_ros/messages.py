@@ -1,0 +1,188 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Messages to arrays and results to messages, by pure functions; nothing else knows both."""
+
+from __future__ import annotations
+
+import array
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rgbx_seg.msg import SegmentationInfo, SegmentationStats
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from rgbx_seg_ros import images
+from rgbx_seg_ros.engine import EngineInfo
+from rgbx_seg_ros.health import Timing
+from rgbx_seg_ros.manifest import Manifest
+from rgbx_seg_ros.overlay import blend, colorize
+from rgbx_seg_ros.parameters import Parameter
+from rgbx_seg_ros.segmenter import Segmentation
+
+INPUTS = {'raw': (Image, ''), 'compressed': (CompressedImage, '/compressed')}  # type, topic suffix
+
+
+class View(NamedTuple):
+    """One pair and its result: all that an output topic may show."""
+
+    header: Header  # of the RGB frame
+    aux_header: Header
+    rgb: NDArray[np.uint8]  # (H, W, 3)
+    aux: NDArray[np.uint8]  # (h, w) or (h, w, 3)
+    result: Segmentation
+    palette: NDArray[np.uint8]  # (256, 3)
+    alpha: float
+    camera_info: CameraInfo | None
+
+
+def stamp_ns(header: Header) -> int:
+    """Return the header's stamp in nanoseconds."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
+def check(message: Image | CompressedImage) -> None:
+    """Raise images.ImageError if a raw image cannot be decoded; costs microseconds.
+
+    A compressed image shows its faults only when it is decompressed.
+    """
+    if isinstance(message, Image):
+        images.check(message.height, message.width, message.encoding, message.step, message.data)
+
+
+def to_rgb(message: Image | CompressedImage) -> NDArray[np.uint8]:
+    """Return the pixels (H, W, 3) of the RGB camera; raises images.ImageError."""
+    compressed = isinstance(message, CompressedImage)
+    encoding = message.format if compressed else message.encoding
+    return images.to_rgb8(to_array(message), encoding)
+
+
+def to_array(message: Image | CompressedImage) -> NDArray[Any]:
+    """Return the pixels (H, W) or (H, W, 3), color as RGB; a view of the message if possible.
+
+    Raises:
+        images.ImageError: the message is not an image that is understood.
+
+    """
+    if isinstance(message, CompressedImage):
+        return images.decode_compressed(message.format, message.data)
+    return images.decode(message.height, message.width, message.encoding, message.step,
+                         message.is_bigendian, message.data)
+
+
+def to_image(pixels: NDArray[np.uint8], encoding: str, header: Header) -> Image:
+    """Return uint8 pixels (H, W) or (H, W, C) as an Image with the given header."""
+    message = Image()
+    message.header = header
+    message.height, message.width = pixels.shape[:2]
+    message.encoding = encoding
+    message.step = pixels[0].nbytes
+    message.data = _bytes(pixels)
+    return message
+
+
+def _bytes(pixels: NDArray[np.uint8]) -> array.array[int]:
+    # The only type that rclpy's setter takes without looking at each element: a numpy array costs
+    # 52 ms per 640x480 color image there, this 0.04 ms.
+    data = array.array('B')
+    data.frombytes(memoryview(np.ascontiguousarray(pixels)).cast('B'))
+    return data
+
+
+def _camera_info(view: View) -> CameraInfo | None:
+    if view.camera_info is None:
+        return None
+    message = copy.copy(view.camera_info)
+    message.header = view.header
+    return message
+
+
+def _aux_preview(view: View) -> Image:
+    gray = view.aux if view.aux.ndim == 2 else cv2.cvtColor(view.aux, cv2.COLOR_RGB2GRAY)
+    return to_image(gray, 'mono8', view.aux_header)  # type: ignore[arg-type]
+
+
+# Topic below ~/ -> its type and how to make its message (None: nothing to publish). In the order
+# of publishing: the mask is what a robot waits for.
+OUTPUTS: dict[str, tuple[type, Callable[[View], Any]]] = {
+    'mask': (Image, lambda view: to_image(view.result.label, 'mono8', view.header)),
+    'confidence': (Image, lambda view: to_image(view.result.confidence, 'mono8', view.header)),
+    'camera_info': (CameraInfo, _camera_info),
+    'overlay': (Image, lambda view: to_image(
+        blend(view.rgb, view.result.label, view.palette, view.alpha), 'rgb8', view.header)),
+    'color_mask': (Image, lambda view: to_image(
+        colorize(view.result.label, view.palette), 'rgb8', view.header)),
+    'aux_preview': (Image, _aux_preview),
+}
+
+
+def to_info(manifest: Manifest, engine: EngineInfo, stamp: Time) -> SegmentationInfo:
+    """Return what runs: the model, its engine and its classes."""
+    return SegmentationInfo(
+        header=Header(stamp=stamp),
+        model_name=manifest.name, model_family=manifest.family, modality=manifest.modality,
+        backend=engine.backend, backend_version=engine.version, device=engine.device,
+        precision=engine.precision, height=manifest.height, width=manifest.width,
+        class_ids=[info.id for info in manifest.classes],
+        class_names=[info.name for info in manifest.classes],
+        class_colors=[channel for info in manifest.classes for channel in info.color],
+        bundle_sha256=manifest.onnx_sha256)
+
+
+def to_label_info(manifest: Manifest, stamp: Time) -> Any:
+    """Return the classes as vision_msgs/LabelInfo; ImportError where vision_msgs is missing."""
+    from vision_msgs.msg import LabelInfo, VisionClass
+
+    # 255 is unlabeled by convention and stays out: consumers skip ids that are not listed.
+    classes = [VisionClass(class_id=info.id, class_name=info.name) for info in manifest.classes]
+    return LabelInfo(header=Header(stamp=stamp), class_map=classes)
+
+
+class Measured(NamedTuple):
+    """The times of one pair that are not in its Timing, in milliseconds."""
+
+    decode_ms: float
+    postprocess_ms: float
+    wait_ms: float
+
+
+def to_stats(view: View, timing: Timing, measured: Measured, manifest: Manifest,
+             counts: tuple[dict[str, int], dict[str, int], int]) -> SegmentationStats:
+    """Return the numbers of one pair; `counts` as Health.counts gives them."""
+    received, drops, published = counts
+    label, confidence = view.result.label, view.result.confidence
+    # Exact, and ten times faster than numpy.bincount.
+    histogram = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel() / label.size
+    return SegmentationStats(
+        header=view.header, aux_stamp=view.aux_header.stamp,
+        **timing._asdict(), **measured._asdict(),
+        mean_confidence=cv2.mean(confidence)[0] / 255,
+        class_fractions=[float(histogram[info.id]) for info in manifest.classes],
+        pairs_published=published, rgb_received=received['rgb'], aux_received=received['aux'],
+        drop_causes=list(drops), drop_counts=list(drops.values()))
+
+
+def to_descriptor(parameter: Parameter) -> ParameterDescriptor:
+    """Return how ROS describes a parameter.
+
+    Its read_only stays false: a node that is not configured takes any of them.
+    """
+    constraints = 'one of ' + ', '.join(parameter.choices) if parameter.choices else ''
+    if parameter.read_only:
+        constraints = '; '.join(filter(None, (constraints, 'fixed while the node is configured')))
+    descriptor = ParameterDescriptor(description=parameter.description,
+                                     additional_constraints=constraints)
+    if parameter.low is not None and parameter.high is not None:
+        if isinstance(parameter.default, float):
+            descriptor.floating_point_range = [FloatingPointRange(
+                from_value=parameter.low, to_value=parameter.high)]
+        else:
+            descriptor.integer_range = [IntegerRange(
+                from_value=int(parameter.low), to_value=int(parameter.high), step=1)]
+    return descriptor

@@ -1,0 +1,367 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""The ROS 2 node: pairs the two cameras' images, segments the newest pair, publishes the mask."""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from typing import Any, NamedTuple
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType, JumpThreshold
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rgbx_seg.msg import SegmentationInfo, SegmentationStats
+from sensor_msgs.msg import CameraInfo
+from std_srvs.srv import SetBool
+
+from rgbx_seg_ros import RgbxSegError, messages, overlay, parameters
+from rgbx_seg_ros.diagnostics import to_diagnostics
+from rgbx_seg_ros.engine import open_engine
+from rgbx_seg_ros.health import Health, Timing
+from rgbx_seg_ros.images import ImageError
+from rgbx_seg_ros.parameters import PARAMETERS, Settings
+from rgbx_seg_ros.segmenter import Segmenter
+from rgbx_seg_ros.sync import Pair, Pairer
+from rgbx_seg_ros.thermal import to_uint8
+from rgbx_seg_ros.worker import Worker
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+
+SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+RESULT = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                     durability=DurabilityPolicy.TRANSIENT_LOCAL)
+POLL_S = 0.02  # how precisely sync.max_wait is kept
+NO_PUBLISHER_S = 5.0
+ROS_PARAMETERS = ('use_sim_time', 'start_type_description_service')  # rclpy's own
+
+
+class Loaded(NamedTuple):
+    """What a configured node holds."""
+
+    settings: Settings
+    segmenter: Segmenter  # called on the worker's thread only
+    worker: Worker[Pair]
+    palette: Any  # uint8 (256, 3)
+    outputs: dict[str, Any]  # topic below ~/ -> publisher
+    stats: Any
+    latched: list[Any]
+
+
+class SegmentNode(LifecycleNode):  # type: ignore[misc]
+    """Lifecycle node `segment`: configure loads the model, activate subscribes.
+
+    All callbacks are in the default, mutually exclusive group, so the pairer needs no lock.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        """Declare the parameters and wait; with `autostart`, start as soon as the node spins."""
+        super().__init__('segment', automatically_declare_parameters_from_overrides=True,
+                         **arguments)
+        self._refused = self._declare_parameters()
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._loaded: Loaded | None = None
+        self._fault = ''  # why the last configure failed
+        self._active_since: float | None = None
+        self._inputs: dict[str, Any] = {}  # stream -> subscription
+        self._enabled = True
+        self._camera_info: CameraInfo | None = None
+        self._pairer = Pairer()
+        self._health = Health(self._now_ns())
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.create_service(SetBool, '~/enable', self._on_enable)
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
+            post_callback=lambda _: self._pairer.reset())
+        # Timers run on the steady clock: under simulated time the node must start, and report,
+        # while the clock stands still.
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._on_second, clock=self._steady)
+        if self.get_parameter('autostart').value:
+            self._starter = self.create_timer(0.0, self._on_start, clock=self._steady)
+
+    def _on_start(self) -> None:
+        self._starter.cancel()
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+
+    def on_configure(self, state: Any) -> TransitionCallbackReturn:
+        """Load the bundle and warm up; a fault is one sentence and leaves the node unconfigured."""
+        try:
+            self._loaded = self._load()
+        except Exception as error:  # an inference library may raise anything
+            known = isinstance(error, RgbxSegError)
+            self._fault = str(error) if known else f'{type(error).__name__}: {error}'
+            self.get_logger().error(f'cannot configure: {self._fault}')
+            return TransitionCallbackReturn.FAILURE
+        self._fault = ''
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: Any) -> TransitionCallbackReturn:
+        """Subscribe, and count from zero."""
+        assert self._loaded is not None
+        self._pairer = Pairer(self._loaded.settings.sync)
+        self._health = Health(self._now_ns())
+        self._active_since = time.monotonic()
+        self._subscribe(self._loaded)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
+        """Unsubscribe and finish the pair in work; the engine stays loaded."""
+        self._active_since = None
+        if self._inputs:
+            self.destroy_timer(self._poller)
+        while self._inputs:
+            self.destroy_subscription(self._inputs.popitem()[1])
+        if self._loaded is not None:
+            self._loaded.worker.drain()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_cleanup(self, state: Any) -> TransitionCallbackReturn:
+        """Close the engine and withdraw the topics, from whatever state."""
+        self.on_deactivate(state)
+        if self._loaded is not None:
+            loaded, self._loaded = self._loaded, None
+            loaded.worker.call(loaded.segmenter.engine.close)
+            loaded.worker.stop()
+            for publisher in (*loaded.outputs.values(), loaded.stats, *loaded.latched):
+                self.destroy_publisher(publisher)
+        return TransitionCallbackReturn.SUCCESS
+
+    on_shutdown = on_error = on_cleanup
+
+    def _load(self) -> Loaded:
+        for sentence in self._refused.values():
+            raise RgbxSegError(sentence)
+        settings = parameters.read({p.name: self.get_parameter(p.name).value for p in PARAMETERS})
+        worker = Worker(self._on_pair)
+        try:
+            segmenter = worker.call(_open_segmenter, settings)
+        except BaseException:
+            worker.stop()
+            raise
+        outputs = {name: self.create_publisher(kind, f'~/{name}', RESULT)
+                   for name, (kind, _) in messages.OUTPUTS.items()}
+        return Loaded(settings, segmenter, worker, overlay.palette(segmenter.manifest.classes),
+                      outputs, self.create_publisher(SegmentationStats, '~/stats', RESULT),
+                      self._announce(segmenter))
+
+    def _announce(self, segmenter: Segmenter) -> list[Any]:
+        """Publish what runs, latched; return the publishers."""
+        manifest, engine = segmenter.manifest, segmenter.engine.info
+        stamp = self.get_clock().now().to_msg()
+        self.get_logger().info(
+            f'{manifest.name} ({manifest.modality}, {len(manifest.classes)} classes) runs on '
+            f'{engine.backend} {engine.version}, {engine.device}, {engine.precision}.')
+        info = self.create_publisher(SegmentationInfo, '~/info', LATCHED)
+        info.publish(messages.to_info(manifest, engine, stamp))
+        try:
+            labels = messages.to_label_info(manifest, stamp)
+        except ImportError:
+            self.get_logger().info('vision_msgs is not installed: ~/label_info is not published.')
+            return [info]
+        label_info = self.create_publisher(type(labels), '~/label_info', LATCHED)
+        label_info.publish(labels)
+        return [info, label_info]
+
+    def _subscribe(self, loaded: Loaded) -> None:
+        bases = {'rgb': 'rgb', 'aux': loaded.segmenter.manifest.modality}
+        events = SubscriptionEventCallbacks(message_lost=self._on_message_lost)
+        for stream, base in bases.items():
+            kind, suffix = messages.INPUTS[getattr(loaded.settings, f'{stream}_transport')]
+            arguments = (kind, f'{base}/image_raw{suffix}', partial(self._on_image, stream), SENSOR)
+            try:
+                subscription = self.create_subscription(*arguments, event_callbacks=events)
+            except UnsupportedEventTypeError:  # not every middleware counts its losses
+                subscription = self.create_subscription(*arguments)
+            self._inputs[stream] = subscription
+        self._inputs['camera_info'] = self.create_subscription(
+            CameraInfo, 'rgb/camera_info', self._on_camera_info, SENSOR)
+        self._poller = self.create_timer(POLL_S, self._on_poll, clock=self._steady)
+
+    def _on_image(self, stream: str, message: Any) -> None:
+        """Hand one image of stream 'rgb' or 'aux' over to the pairer."""
+        self._health.receive(stream, self._now_ns())
+        try:
+            messages.check(message)
+        except ImageError as error:
+            self._skip(error.cause, f'{self._inputs[stream].topic_name}: {error}')
+            return
+        stamp_ns = messages.stamp_ns(message.header)
+        self._offer(self._pairer.add(stream, stamp_ns, self._hold_ns(), message))
+
+    def _on_poll(self) -> None:
+        self._offer(self._pairer.poll(self._hold_ns()))
+
+    def _offer(self, pairs: list[Pair]) -> None:
+        """Let the newest pair wait for the engine."""
+        assert self._loaded is not None
+        for pair in pairs:
+            if not self._enabled:
+                self._health.drop('disabled')
+            elif self._loaded.worker.offer(pair):
+                self._health.drop('replaced')
+
+    def _on_pair(self, pair: Pair) -> None:
+        """Serve one pair (worker's thread); whatever goes wrong with it, the next one comes."""
+        try:
+            self._segment(pair)
+        except ImageError as error:
+            self._skip(error.cause, f'an image of a pair cannot be used: {error}')
+        except Exception as error:  # an inference library may raise anything
+            if self.context.ok():  # after SIGINT there is nobody to publish to
+                self._skip('engine', f'a pair failed: {type(error).__name__}: {error}')
+
+    def _segment(self, pair: Pair) -> None:
+        """Segment one pair and publish what someone listens to."""
+        loaded, began = self._loaded, time.perf_counter()
+        assert loaded is not None
+        wait_ms = (self._hold_ns() - max(pair.rgb.arrival_ns, pair.aux.arrival_ns)) / 1e6
+        outputs = {name: publisher for name, publisher in loaded.outputs.items()
+                   if publisher.get_subscription_count()}
+        if not outputs and not loaded.stats.get_subscription_count():
+            self._health.drop('no_listener')
+            return
+        rgb = messages.to_rgb(pair.rgb.data)
+        aux = to_uint8(messages.to_array(pair.aux.data), loaded.segmenter.manifest.aux)
+        decoded = time.perf_counter()
+        result = loaded.segmenter(rgb, aux)
+        segmented = time.perf_counter()
+        view = messages.View(pair.rgb.data.header, pair.aux.data.header, rgb, aux, result,
+                             loaded.palette, self.get_parameter('overlay.alpha').value,
+                             self._camera_info)
+        mask_ns = self._publish(outputs, view)
+        ended = time.perf_counter()
+        timing = Timing(pair.skew_ns / 1e6, (mask_ns - pair.rgb.stamp_ns) / 1e6, result.engine_ms,
+                        (ended - began) * 1e3 - result.engine_ms)
+        self._health.publish(timing)
+        if loaded.stats.get_subscription_count():
+            loaded.stats.publish(messages.to_stats(
+                view, timing, messages.Measured((decoded - began) * 1e3,
+                                                (ended - segmented) * 1e3, wait_ms),
+                loaded.segmenter.manifest, self._health.counts(self._pairer.drops)))
+
+    def _publish(self, outputs: dict[str, Any], view: messages.View) -> int:
+        """Publish `outputs` in their order; return the time after the first one, the mask."""
+        first_ns = 0
+        for name, publisher in outputs.items():
+            message = messages.OUTPUTS[name][1](view)
+            if message is not None:
+                publisher.publish(message)
+            first_ns = first_ns or self._now_ns()
+        return first_ns or self._now_ns()
+
+    def _skip(self, cause: str, sentence: str) -> None:
+        """Count what cannot be used, and say why the first time."""
+        self._health.drop(cause)
+        if self._health.first(cause):
+            self.get_logger().warning(f'{sentence} Skipped; more of this kind are only counted.')
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        self._camera_info = message
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> Any:
+        self._enabled = request.data
+        response.success = True
+        response.message = 'segmenting' if request.data else 'paused: pairs are dropped'
+        return response
+
+    def _on_message_lost(self, event: Any) -> None:
+        self._health.drop('lost_on_wire', event.total_count_change)
+
+    def _on_second(self) -> None:
+        """Publish the diagnostics and log what was counted for the first time."""
+        state = 'unconfigured' if self._loaded is None else 'inactive'
+        engine = self._loaded.segmenter.engine.info if self._loaded else None
+        statuses = self._health.idle(state, self._fault)
+        if self._active_since is not None:
+            statuses = self._health.statuses(self._now_ns(), self._pairer.drops)
+            for sentence in self._health.untold(self._pairer.drops) + self._silent_topics():
+                self.get_logger().warning(sentence)
+        self._diagnostics.publish(to_diagnostics(
+            self.get_fully_qualified_name().lstrip('/'), engine,
+            self.get_clock().now().to_msg(), statuses))
+
+    def _silent_topics(self) -> list[str]:
+        """Return a sentence for each image topic that nobody has published for too long."""
+        if time.monotonic() - (self._active_since or 0.0) < NO_PUBLISHER_S:
+            return []
+        topics = [self._inputs[stream].topic_name for stream in ('rgb', 'aux')]
+        return [f'nobody publishes {topic}; start the camera, or remap the topic to its name.'
+                for topic in topics
+                if self.count_publishers(topic) == 0 and self._health.first(topic)]
+
+    def _declare_parameters(self) -> dict[str, str]:
+        """Declare the table of parameters; return why values given at start are refused."""
+        given = {name: self.get_parameter(name).value
+                 for name in self.get_parameters_by_prefix('') if name not in ROS_PARAMETERS}
+        values, refused = parameters.accept(given)
+        for name in given:  # to be declared anew, with its description
+            self.undeclare_parameter(name)
+        for parameter in PARAMETERS:
+            self.declare_parameter(parameter.name, values[parameter.name],
+                                   messages.to_descriptor(parameter), ignore_override=True)
+        return refused
+
+    def _on_set_parameters(self, changes: list[Any]) -> SetParametersResult:
+        """Refuse a wrong value, and one that a configured node would not heed."""
+        for change in changes:
+            reason = '' if change.name in ROS_PARAMETERS else parameters.why_not(
+                change.name, change.value, self._loaded is not None)
+            if reason:
+                return SetParametersResult(successful=False, reason=reason)
+            self._refused.pop(change.name, None)
+        return SetParametersResult(successful=True)
+
+    def _now_ns(self) -> int:
+        return int(self.get_clock().now().nanoseconds)
+
+    def _hold_ns(self) -> int:
+        """Return the time by which frames wait: simulated, or else one that no NTP step moves."""
+        return self._now_ns() if self.get_clock().ros_time_is_active else time.monotonic_ns()
+
+    def destroy_node(self) -> None:
+        """End the worker before the publishers go."""
+        self.on_cleanup(None)
+        super().destroy_node()
+
+
+def _open_segmenter(settings: Settings) -> Segmenter:
+    engine, manifest = open_engine(settings.bundle, settings.backend)
+    segmenter = Segmenter(engine, manifest)
+    try:
+        segmenter.warm_up(settings.warmup)
+    except BaseException:
+        engine.close()
+        raise
+    return segmenter
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; return 0."""
+    node = None
+    try:
+        rclpy.init(args=args)
+        node = SegmentNode()
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        if node is not None:
+            node.destroy_node()
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
