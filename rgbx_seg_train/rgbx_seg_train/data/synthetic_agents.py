@@ -14,7 +14,6 @@ from rgbx_seg_train.data.synthetic_geometry import (
     Array,
     Mesh,
     blob,
-    box,
     capsules,
     place,
 )
@@ -23,24 +22,67 @@ from rgbx_seg_train.data.synthetic_materials import SKIN_K, Color, Materials
 CAR, PERSON, BIKE, CURVE, CAR_STOP, GUARDRAIL, CONE, BUMP = range(1, 9)
 
 PAINTS: tuple[Color, ...] = (
-    (0.75, 0.75, 0.76), (0.45, 0.46, 0.48), (0.03, 0.03, 0.035), (0.08, 0.1, 0.3), (0.4, 0.03, 0.03),
-    (0.2, 0.22, 0.2), (0.5, 0.42, 0.1), (0.1, 0.25, 0.15), (0.9, 0.9, 0.88),
+    (0.75, 0.75, 0.76),
+    (0.45, 0.46, 0.48),
+    (0.03, 0.03, 0.035),
+    (0.08, 0.1, 0.3),
+    (0.4, 0.03, 0.03),
+    (0.2, 0.22, 0.2),
+    (0.5, 0.42, 0.1),
+    (0.1, 0.25, 0.15),
+    (0.9, 0.9, 0.88),
 )
 # side profiles (share of length, share of height) from the front bumper over the roof to the rear
 PROFILES: dict[str, tuple[tuple[float, float], ...]] = {
-    'sedan': ((.5, .13), (.5, .42), (.47, .5), (.22, .6), (.04, .97), (-.2, 1.), (-.36, .64),
-              (-.49, .58), (-.5, .15)),
-    'hatch': ((.5, .13), (.5, .42), (.46, .5), (.24, .58), (.06, .95), (-.36, 1.), (-.46, .62),
-              (-.5, .5), (-.5, .15)),
-    'van': ((.5, .1), (.5, .35), (.48, .42), (.4, .5), (.28, .93), (-.46, 1.), (-.5, .55), (-.5, .4),
-            (-.5, .12)),
+    'sedan': (
+        (0.5, 0.13),
+        (0.5, 0.42),
+        (0.47, 0.5),
+        (0.22, 0.6),
+        (0.04, 0.97),
+        (-0.2, 1.0),
+        (-0.36, 0.64),
+        (-0.49, 0.58),
+        (-0.5, 0.15),
+    ),
+    'hatch': (
+        (0.5, 0.13),
+        (0.5, 0.42),
+        (0.46, 0.5),
+        (0.24, 0.58),
+        (0.06, 0.95),
+        (-0.36, 1.0),
+        (-0.46, 0.62),
+        (-0.5, 0.5),
+        (-0.5, 0.15),
+    ),
+    'van': (
+        (0.5, 0.1),
+        (0.5, 0.35),
+        (0.48, 0.42),
+        (0.4, 0.5),
+        (0.28, 0.93),
+        (-0.46, 1.0),
+        (-0.5, 0.55),
+        (-0.5, 0.4),
+        (-0.5, 0.12),
+    ),
 }
 CAR_SIZES: dict[str, tuple[float, float, float]] = {  # length, width, height
-    'sedan': (4.5, 1.8, 1.45), 'hatch': (3.8, 1.7, 1.5), 'van': (4.9, 1.95, 2.1),
+    'sedan': (4.5, 1.8, 1.45),
+    'hatch': (3.8, 1.7, 1.5),
+    'van': (4.9, 1.95, 2.1),
 }
 CLOTHES: tuple[Color, ...] = (
-    (0.03, 0.03, 0.04), (0.1, 0.1, 0.12), (0.05, 0.08, 0.2), (0.4, 0.05, 0.05), (0.6, 0.6, 0.58),
-    (0.15, 0.2, 0.1), (0.3, 0.22, 0.12), (0.5, 0.4, 0.1), (0.1, 0.3, 0.4),
+    (0.03, 0.03, 0.04),
+    (0.1, 0.1, 0.12),
+    (0.05, 0.08, 0.2),
+    (0.4, 0.05, 0.05),
+    (0.6, 0.6, 0.58),
+    (0.15, 0.2, 0.1),
+    (0.3, 0.22, 0.12),
+    (0.5, 0.4, 0.1),
+    (0.1, 0.3, 0.4),
 )
 
 
@@ -57,12 +99,21 @@ class Agent:
     def mesh(self, time_s: float, eye: Array) -> Mesh:
         """Return the mesh at `time_s` as seen from `eye`."""
         way = self.speed * time_s
-        return self.build(time_s, self.x + way * np.sin(self.heading),
-                          self.z + way * np.cos(self.heading), eye)
+        return self.build(
+            time_s, self.x + way * np.sin(self.heading), self.z + way * np.cos(self.heading), eye
+        )
 
 
-def rigid(faces: list[Array], materials: list[int], layers: list[int], x: float, z: float,
-          heading: float, speed: float = 0.0, solid: bool = True) -> Agent:
+def rigid(
+    faces: list[Array],
+    materials: list[int],
+    layers: list[int],
+    x: float,
+    z: float,
+    heading: float,
+    speed: float = 0.0,
+    solid: bool = True,
+) -> Agent:
     """Make an agent from faces in its own frame (right, up, forward)."""
     middle = np.concatenate(faces).mean(axis=0)
 
@@ -97,8 +148,9 @@ def car(paint: Materials, x: float, z: float, heading: float, speed: float, runn
     return rigid(faces, [skin[p] for p in parts], layers, x, z, heading, speed)
 
 
-def _car_details(length: float, width: float, height: float,
-                 profile: Array) -> list[tuple[Array, str, int]]:
+def _car_details(
+    length: float, width: float, height: float, profile: Array
+) -> list[tuple[Array, str, int]]:
     """Side windows, wheels, lights, plates and the exhaust, each a little outside the body."""
     found: list[tuple[Array, str, int]] = []
     top, low = profile[4:6, 0] * 0.93, profile[[3, 6], 0] * (0.8, 0.92)
@@ -106,23 +158,34 @@ def _car_details(length: float, width: float, height: float,
         flat = side * (width / 2 + 0.01)
         slant = side * (width * 0.43)
         middle = (low[0] + low[1]) / 2
-        for a, b in ((0, 1), (1, 0)):
+        for a in (0, 1):
             edge = middle + (0.05 if a == 0 else -0.05)
-            window = [(flat, .62 * height, low[a]), (slant, .92 * height, top[a]),
-                      (slant, .92 * height, edge), (flat, .62 * height, edge)]
+            window = [
+                (flat, 0.62 * height, low[a]),
+                (slant, 0.92 * height, top[a]),
+                (slant, 0.92 * height, edge),
+                (flat, 0.62 * height, edge),
+            ]
             found.append((np.array(window), 'glass', 1))
         radius = 0.21 * height if height < 1.8 else 0.16 * height
         for along in (0.31, -0.31):
             for scale, part, layer in ((1.0, 'tire', 1), (0.6, 'hub', 2)):
-                wheel = np.column_stack([np.full(16, flat * 1.01), radius + radius * scale * np.sin(ROUND),
-                                         along * length + radius * scale * np.cos(ROUND)])
+                wheel = np.column_stack(
+                    [
+                        np.full(16, flat * 1.01),
+                        radius + radius * scale * np.sin(ROUND),
+                        along * length + radius * scale * np.cos(ROUND),
+                    ]
+                )
                 found.append((wheel, part, layer))
     for end, light in ((1, 'headlight'), (-1, 'taillight')):
         z = end * (length / 2 + 0.02)
         for side in (-1, 1):
             found.append((_upright(side * 0.38 * width, 0.42 * height, z, 0.3, 0.16), light, 1))
         found.append((_upright(0, 0.27 * height, z, 0.5, 0.13), 'plate', 1))
-    found.append((_upright(0.3 * width, 0.16 * height, -length / 2 - 0.02, 0.14, 0.12), 'exhaust', 2))
+    found.append(
+        (_upright(0.3 * width, 0.16 * height, -length / 2 - 0.02, 0.14, 0.12), 'exhaust', 2)
+    )
     found.append((_upright(0, 0.3 * height, length / 2 + 0.02, 0.55 * width, 0.2), 'grille', 0))
     return found
 
@@ -140,9 +203,16 @@ def _car_materials(paint: Materials, running: bool) -> dict[str, int]:
     lit = 1.0 if weather.night and running else 0.0
     common = {'grain': 0.04, 'grain_k': 0.25}
 
-    def add(albedo: Color, warmer: float, emissivity: float = 0.9, gloss: float = 0.3,
-            glow: Color = (0, 0, 0)) -> int:
-        return paint.add(CAR, albedo, warmer, emissivity=emissivity, gloss=gloss, glow=glow, **common)
+    def add(
+        albedo: Color,
+        warmer: float,
+        emissivity: float = 0.9,
+        gloss: float = 0.3,
+        glow: Color = (0, 0, 0),
+    ) -> int:
+        return paint.add(
+            CAR, albedo, warmer, emissivity=emissivity, gloss=gloss, glow=glow, **common
+        )
 
     return {
         'body': add(color, skin + warm * u(0, 2)),
@@ -151,11 +221,20 @@ def _car_materials(paint: Materials, running: bool) -> dict[str, int]:
         'grille': add((0.02, 0.02, 0.02), skin + warm * u(10, 24), 0.95, 0.1),
         'glass': add((0.04, 0.05, 0.06), skin * 0.5 + warm * u(0, 4), 0.84, 0.6),
         'under': add((0.02, 0.02, 0.02), skin * 0.3 + warm * u(6, 14)),
-        'tire': add((0.02, 0.02, 0.02), skin * 0.5 + warm * u(6, 16) + (1 - warm) * u(-1, 1), 0.95, 0.05),
+        'tire': add(
+            (0.02, 0.02, 0.02), skin * 0.5 + warm * u(6, 16) + (1 - warm) * u(-1, 1), 0.95, 0.05
+        ),
         'hub': add((0.4, 0.4, 0.42), skin * 0.5 + warm * u(10, 26), 0.8, 0.3),
-        'headlight': add((0.7, 0.7, 0.7), skin + warm * u(3, 14), 0.9, 0.4, (9 * lit, 8.5 * lit, 7 * lit)),
-        'taillight': add((0.35, 0.02, 0.02), skin + warm * u(1, 5), 0.9, 0.4,
-                         (u(0.5, 2.0) * lit, 0.03 * lit, 0.02 * lit)),
+        'headlight': add(
+            (0.7, 0.7, 0.7), skin + warm * u(3, 14), 0.9, 0.4, (9 * lit, 8.5 * lit, 7 * lit)
+        ),
+        'taillight': add(
+            (0.35, 0.02, 0.02),
+            skin + warm * u(1, 5),
+            0.9,
+            0.4,
+            (u(0.5, 2.0) * lit, 0.03 * lit, 0.02 * lit),
+        ),
         'plate': add((0.7, 0.7, 0.65), skin, 0.9, 0.1),
         'exhaust': add((0.1, 0.1, 0.1), skin + warm * u(20, 50), 0.9, 0.1),
     }
@@ -167,8 +246,14 @@ def _person_materials(paint: Materials) -> dict[str, int]:
     sun = paint.weather.sun * 4
 
     def cloth(albedo: Color, share: float) -> int:
-        return paint.add(PERSON, albedo, (SKIN_K - air) * share + sun * u(0, 1), emissivity=0.97,
-                         grain=0.15, grain_k=0.8)
+        return paint.add(
+            PERSON,
+            albedo,
+            (SKIN_K - air) * share + sun * u(0, 1),
+            emissivity=0.97,
+            grain=0.15,
+            grain_k=0.8,
+        )
 
     tone = u(0.12, 0.5)
     pick = paint.rng.integers(len(CLOTHES), size=3)
@@ -185,21 +270,34 @@ def _person_materials(paint: Materials) -> dict[str, int]:
 
 # limbs: part, start joint, end joint, radii as shares of body height
 LIMBS = (
-    ('shoes', 'foot_l', 'toe_l', .026, .02), ('shoes', 'foot_r', 'toe_r', .026, .02),
-    ('torso', 'shoulder_l', 'elbow_l', .036, .03), ('legs', 'hip_l', 'knee_l', .058, .04),
-    ('legs', 'hip_r', 'knee_r', .058, .04), ('legs', 'knee_l', 'foot_l', .04, .028),
-    ('legs', 'knee_r', 'foot_r', .04, .028), ('head', 'elbow_l', 'hand_l', .026, .022),
-    ('torso', 'hip', 'chest', .085, .1), ('torso', 'chest', 'neck', .1, .05),
-    ('torso', 'shoulder_r', 'elbow_r', .036, .03), ('torso', 'elbow_r', 'wrist_r', .028, .022),
-    ('head', 'wrist_r', 'hand_r', .022, .024), ('head', 'neck', 'head', .034, .034),
+    ('shoes', 'foot_l', 'toe_l', 0.026, 0.02),
+    ('shoes', 'foot_r', 'toe_r', 0.026, 0.02),
+    ('torso', 'shoulder_l', 'elbow_l', 0.036, 0.03),
+    ('legs', 'hip_l', 'knee_l', 0.058, 0.04),
+    ('legs', 'hip_r', 'knee_r', 0.058, 0.04),
+    ('legs', 'knee_l', 'foot_l', 0.04, 0.028),
+    ('legs', 'knee_r', 'foot_r', 0.04, 0.028),
+    ('head', 'elbow_l', 'hand_l', 0.026, 0.022),
+    ('torso', 'hip', 'chest', 0.085, 0.1),
+    ('torso', 'chest', 'neck', 0.1, 0.05),
+    ('torso', 'shoulder_r', 'elbow_r', 0.036, 0.03),
+    ('torso', 'elbow_r', 'wrist_r', 0.028, 0.022),
+    ('head', 'wrist_r', 'hand_r', 0.022, 0.024),
+    ('head', 'neck', 'head', 0.034, 0.034),
 )
 
 
-def _joints(height: float, phase: float, swing: float, pose: str) -> dict[str, tuple[float, float, float]]:
+def _joints(
+    height: float, phase: float, swing: float, pose: str
+) -> dict[str, tuple[float, float, float]]:
     """Joint positions (right, up, forward) of a walker, a stander or a rider."""
     hip, lean = {'walk': (0.53, 0.0), 'ride': (0.52, 0.16), 'crouch': (0.3, 0.18)}[pose]
-    joints = {'hip': (0.0, hip, 0.0), 'chest': (0.0, hip + .22, lean * .7),
-              'neck': (0.0, hip + .29, lean), 'head': (0.0, hip + .39, lean * 1.15)}
+    joints = {
+        'hip': (0.0, hip, 0.0),
+        'chest': (0.0, hip + 0.22, lean * 0.7),
+        'neck': (0.0, hip + 0.29, lean),
+        'head': (0.0, hip + 0.39, lean * 1.15),
+    }
     for side, name in ((-1, 'l'), (1, 'r')):
         angle = side * swing * np.sin(phase)
         bend = max(0.0, side * np.cos(phase)) * swing * 1.2
@@ -207,22 +305,44 @@ def _joints(height: float, phase: float, swing: float, pose: str) -> dict[str, t
             angle, bend = 0.75 + 0.35 * side * np.sin(phase), 0.9 + 0.3 * side * np.sin(phase)
         if pose == 'crouch':
             angle, bend = 1.5, 1.75
-        knee = (side * .055, hip - .245 * np.cos(angle), .245 * np.sin(angle))
-        foot = (side * .05, knee[1] - .25 * np.cos(angle - bend), knee[2] + .25 * np.sin(angle - bend))
+        knee = (side * 0.055, hip - 0.245 * np.cos(angle), 0.245 * np.sin(angle))
+        foot = (
+            side * 0.05,
+            knee[1] - 0.25 * np.cos(angle - bend),
+            knee[2] + 0.25 * np.sin(angle - bend),
+        )
         reach = 0.8 if pose != 'walk' else -angle * 0.9
-        shoulder = (side * .105, hip + .275, lean)
-        elbow = (side * .12, shoulder[1] - .17 * np.cos(reach), lean + .17 * np.sin(reach))
-        hand = (side * .11, elbow[1] - .17 * np.cos(reach + .3), elbow[2] + .17 * np.sin(reach + .3))
-        wrist = (side * .112, elbow[1] * .3 + hand[1] * .7, elbow[2] * .3 + hand[2] * .7)
-        new = {'hip': (side * .05, hip, 0.0), 'knee': knee, 'foot': foot,
-               'toe': (foot[0], foot[1] - .01, foot[2] + .08), 'shoulder': shoulder, 'elbow': elbow,
-               'wrist': wrist, 'hand': hand}
+        shoulder = (side * 0.105, hip + 0.275, lean)
+        elbow = (side * 0.12, shoulder[1] - 0.17 * np.cos(reach), lean + 0.17 * np.sin(reach))
+        hand = (
+            side * 0.11,
+            elbow[1] - 0.17 * np.cos(reach + 0.3),
+            elbow[2] + 0.17 * np.sin(reach + 0.3),
+        )
+        wrist = (side * 0.112, elbow[1] * 0.3 + hand[1] * 0.7, elbow[2] * 0.3 + hand[2] * 0.7)
+        new = {
+            'hip': (side * 0.05, hip, 0.0),
+            'knee': knee,
+            'foot': foot,
+            'toe': (foot[0], foot[1] - 0.01, foot[2] + 0.08),
+            'shoulder': shoulder,
+            'elbow': elbow,
+            'wrist': wrist,
+            'hand': hand,
+        }
         joints.update({f'{key}_{name}': value for key, value in new.items()})
     return {key: (r * height, u * height, f * height) for key, (r, u, f) in joints.items()}
 
 
-def person(paint: Materials, x: float, z: float, heading: float, speed: float, pose: str = 'walk',
-           seat: float = 0.0) -> Agent:
+def person(
+    paint: Materials,
+    x: float,
+    z: float,
+    heading: float,
+    speed: float,
+    pose: str = 'walk',
+    seat: float = 0.0,
+) -> Agent:
     """A person of jointed limbs who walks, stands, crouches or rides (`seat` is the lift, m)."""
     height = paint.between(1.5, 1.9) if paint.rng.random() < 0.88 else paint.between(1.0, 1.35)
     skin = _person_materials(paint)
@@ -237,13 +357,17 @@ def person(paint: Materials, x: float, z: float, heading: float, speed: float, p
         points = {k: place(np.array(v), at_x, at_z, heading, seat) for k, v in joints.items()}
         ends = [np.stack([points[limb[i]] for limb in LIMBS]) for i in (1, 2)]
         faces = list(capsules(ends[0], ends[1], radii[:, 0], radii[:, 1], eye))
-        faces.append(blob(points['head'], .056 * height, .075 * height, eye))
-        faces.append(blob(points['head'] + (0, .035 * height, 0), .058 * height, .045 * height, eye))
+        faces.append(blob(points['head'], 0.056 * height, 0.075 * height, eye))
+        faces.append(
+            blob(points['head'] + (0, 0.035 * height, 0), 0.058 * height, 0.045 * height, eye)
+        )
         layers = list(range(len(faces)))
         kinds = [*parts, 'head', 'hair']
         if bag:
-            back = place(np.array(joints['chest']) + (0, 0, -.12 * height), at_x, at_z, heading, seat)
-            faces.append(blob(back, .085 * height, .12 * height, eye))
+            back = place(
+                np.array(joints['chest']) + (0, 0, -0.12 * height), at_x, at_z, heading, seat
+            )
+            faces.append(blob(back, 0.085 * height, 0.12 * height, eye))
             kinds.append('bag')
             away = np.dot(back - points['chest'], eye - points['chest']) > 0
             layers.append(50 if away else -1)
@@ -258,20 +382,23 @@ def bike(paint: Materials, x: float, z: float, heading: float, speed: float) -> 
     cold = u(-4.0, -1.5) if weather.night else u(-2, 2) + weather.sun * u(2, 8)
     color = PAINTS[paint.rng.integers(len(PAINTS))]
     tube = paint.add(BIKE, color, cold, emissivity=u(0.7, 0.9), gloss=0.25, grain=0.05)
-    tire = paint.add(BIKE, (0.02, 0.02, 0.02), cold * 0.6 + (u(1, 4) if speed > 0 else 0), grain=0.05)
+    tire = paint.add(
+        BIKE, (0.02, 0.02, 0.02), cold * 0.6 + (u(1, 4) if speed > 0 else 0), grain=0.05
+    )
     spoke = paint.add(BIKE, (0.5, 0.5, 0.5), cold, emissivity=0.6, gloss=0.3)
     filled = paint.add(BIKE, (0, 0, 0), 0, visible=False)
     radius, base = u(0.31, 0.36), u(0.5, 0.56)
     flat: list[tuple[Array, int, int]] = []
     for end in (-base, base):
-        disc = np.column_stack([np.zeros(16), radius + radius * np.sin(ROUND),
-                                end + radius * np.cos(ROUND)])
+        disc = np.column_stack(
+            [np.zeros(16), radius + radius * np.sin(ROUND), end + radius * np.cos(ROUND)]
+        )
         hub = np.array([0, radius, end])
         inner = hub + (disc - hub) * 0.8
         ring = np.concatenate([disc, disc[:1], inner[:1], inner[::-1]])
         flat += [(disc, filled, 0), (ring, tire, 3)]
-    triangle = np.array([(0, .35, 0), (0, .9, -.2), (0, .98, .42), (0, .75, .45)])
-    flat.append((triangle * (1, radius / .34, 1), filled, 0))
+    triangle = np.array([(0, 0.35, 0), (0, 0.9, -0.2), (0, 0.98, 0.42), (0, 0.75, 0.45)])
+    flat.append((triangle * (1, radius / 0.34, 1), filled, 0))
     ends, sizes, kinds = _bike_tubes(radius, base)
 
     def build(_time: float, at_x: float, at_z: float, eye: Array) -> Mesh:
@@ -280,24 +407,32 @@ def bike(paint: Materials, x: float, z: float, heading: float, speed: float) -> 
         limbs = list(capsules(a, b, sizes, sizes, eye))
         mats = [m for _, m, _ in flat] + [tube if k else spoke for k in kinds]
         layers = [n for _, _, n in flat] + [4 if k else 2 for k in kinds]
-        return Mesh(world + limbs, mats, layers, place(np.array([0, .5, 0]), at_x, at_z, heading))
+        return Mesh(world + limbs, mats, layers, place(np.array([0, 0.5, 0]), at_x, at_z, heading))
 
     return Agent(x, z, heading, speed, build)
 
 
 def _bike_tubes(radius: float, base: float) -> tuple[tuple[Array, Array], Array, list[bool]]:
     """Tubes (start, end), their radii, and which are frame rather than spokes."""
-    pedal, seat, bar = (0, .32, -.02), (0, .92, -.2), (0, 1.0, .42)
+    pedal, seat, bar = (0, 0.32, -0.02), (0, 0.92, -0.2), (0, 1.0, 0.42)
     rear, front = (0, radius, -base), (0, radius, base)
-    tubes = [(pedal, seat), (seat, rear), (pedal, rear), (pedal, (0, .8, .4)), ((0, .78, -.16), (0, .82, .4)),
-             (front, bar), ((-.28, 1.0, .38), (.28, 1.0, .38)), ((0, .93, -.3), (0, .93, -.08)),
-             ((.1, .2, -.02), (-.1, .44, -.02))]
-    radii = [.03, .024, .022, .034, .03, .028, .025, .045, .03]
+    tubes = [
+        (pedal, seat),
+        (seat, rear),
+        (pedal, rear),
+        (pedal, (0, 0.8, 0.4)),
+        ((0, 0.78, -0.16), (0, 0.82, 0.4)),
+        (front, bar),
+        ((-0.28, 1.0, 0.38), (0.28, 1.0, 0.38)),
+        ((0, 0.93, -0.3), (0, 0.93, -0.08)),
+        ((0.1, 0.2, -0.02), (-0.1, 0.44, -0.02)),
+    ]
+    radii = [0.03, 0.024, 0.022, 0.034, 0.03, 0.028, 0.025, 0.045, 0.03]
     spokes = []
     for hub in (rear, front):
         for angle in (0.3, 1.35, 2.4):
             turn = np.array([0, np.sin(angle), np.cos(angle)]) * radius * 0.85
             spokes.append((tuple(np.array(hub) - turn), tuple(np.array(hub) + turn)))
     both = np.array(tubes + spokes, dtype=float)
-    sizes = np.array(radii + [.008] * len(spokes))
+    sizes = np.array(radii + [0.008] * len(spokes))
     return (both[:, 0], both[:, 1]), sizes, [True] * len(tubes) + [False] * len(spokes)

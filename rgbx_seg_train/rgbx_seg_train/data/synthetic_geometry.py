@@ -54,12 +54,16 @@ class Raster(NamedTuple):
     ground: NDArray[np.bool_]  # (n,) face lies on the ground
 
 
-def look(position: Array, yaw: float, pitch: float, focal: float, height: int, width: int) -> Camera:
+def look(
+    position: Array, yaw: float, pitch: float, focal: float, height: int, width: int
+) -> Camera:
     """Make a camera at `position` turned right by `yaw` and down by `pitch` (radians)."""
     sin_y, cos_y, sin_p, cos_p = np.sin(yaw), np.cos(yaw), np.sin(pitch), np.cos(pitch)
     right = np.array([cos_y, 0.0, -sin_y])
     forward = np.array([sin_y * cos_p, -sin_p, cos_y * cos_p])
-    return Camera(position, np.stack([right, np.cross(right, forward), forward]), focal, height, width)
+    return Camera(
+        position, np.stack([right, np.cross(right, forward), forward]), focal, height, width
+    )
 
 
 def image_rays(camera: Camera) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -93,7 +97,9 @@ def capsules(start: Array, end: Array, start_radius: Array, end_radius: Array, e
     return np.stack(last + first, axis=1)
 
 
-def blob(center: Array, radius_x: float, radius_y: float, eye: Array, bumps: Array | None = None) -> Array:
+def blob(
+    center: Array, radius_x: float, radius_y: float, eye: Array, bumps: Array | None = None
+) -> Array:
     """Return an upright ellipse (k, 3) that faces `eye`; `bumps` (k,) scales its radii."""
     toward = center - eye
     flat = np.hypot(toward[0], toward[2]) + 1e-6
@@ -104,18 +110,29 @@ def blob(center: Array, radius_x: float, radius_y: float, eye: Array, bumps: Arr
     return center + (np.cos(angle) * scale * radius_x)[:, None] * right + rise
 
 
-def box(width: float, height: float, length: float, base: float = 0.0, top: float = 1.0) -> list[Array]:
+def box(
+    width: float, height: float, length: float, base: float = 0.0, top: float = 1.0
+) -> list[Array]:
     """Return five faces of a box (left, right, front, back, top) whose top is scaled by `top`."""
     w, d, y0, y1 = width / 2, length / 2, base, base + height
     low = [(-w, y0, -d), (w, y0, -d), (w, y0, d), (-w, y0, d)]
-    high = [(-w * top, y1, -d * top), (w * top, y1, -d * top), (w * top, y1, d * top), (-w * top, y1, d * top)]
+    high = [
+        (-w * top, y1, -d * top),
+        (w * top, y1, -d * top),
+        (w * top, y1, d * top),
+        (-w * top, y1, d * top),
+    ]
     sides = [(3, 0), (1, 2), (2, 3), (0, 1)]
     faces = [np.array([low[a], low[b], high[b], high[a]], dtype=float) for a, b in sides]
     return [*faces, np.array(high, dtype=float)]
 
 
-def rasterize(meshes: Sequence[Mesh], camera: Camera, materials_label: NDArray[np.int64],
-              visible: NDArray[np.bool_]) -> Raster:
+def rasterize(
+    meshes: Sequence[Mesh],
+    camera: Camera,
+    materials_label: NDArray[np.int64],
+    visible: NDArray[np.bool_],
+) -> Raster:
     """Paint the meshes from far to near; `visible` says which materials show beside their label."""
     faces = [face for mesh in meshes for face in mesh.faces]
     material = np.array([m for mesh in meshes for m in mesh.materials])
@@ -126,7 +143,9 @@ def rasterize(meshes: Sequence[Mesh], camera: Camera, materials_label: NDArray[n
     center = np.stack([mesh.center for mesh in meshes])[np.repeat(np.arange(len(meshes)), size)]
     center = (center - camera.position) @ camera.rotation.T
     middle = np.add.reduceat(points, starts) / (ends - starts)[:, None]
-    normal, hidden = _normals(points, starts, middle, center, np.repeat([m.solid for m in meshes], size))
+    normal, hidden = _normals(
+        points, starts, middle, center, np.repeat([m.solid for m in meshes], size)
+    )
     ground = np.repeat([mesh.ground for mesh in meshes], size)
     order = _painting_order(meshes, size, center, middle, ground)
     pixels, box_out = _project(points, starts, camera)
@@ -135,9 +154,9 @@ def rasterize(meshes: Sequence[Mesh], camera: Camera, materials_label: NDArray[n
     labels, shown = materials_label[material].tolist(), visible[material].tolist()
     near = np.minimum.reduceat(points[:, 2], starts) < NEAR
     for i in order[~(hidden | box_out)[order]].tolist():
-        polygon = pixels[starts[i]:ends[i]]
+        polygon = pixels[starts[i] : ends[i]]
         if near[i]:
-            polygon = _pixels(_clip_near(points[starts[i]:ends[i]]), camera)
+            polygon = _pixels(_clip_near(points[starts[i] : ends[i]]), camera)
             if len(polygon) < 3:
                 continue
         if shown[i]:
@@ -146,13 +165,19 @@ def rasterize(meshes: Sequence[Mesh], camera: Camera, materials_label: NDArray[n
     offset = np.einsum('ij,ij->i', normal, points[starts])
     plane = normal / np.where(np.abs(offset) < 1e-4, 1e-4, offset)[:, None]
     pad = np.zeros((1, 3))
-    return Raster(face_map, label_map, np.concatenate([[0], material]),
-                  np.concatenate([pad, normal @ camera.rotation]), np.concatenate([pad, plane]),
-                  np.concatenate([[False], ground]))
+    return Raster(
+        face_map,
+        label_map,
+        np.concatenate([[0], material]),
+        np.concatenate([pad, normal @ camera.rotation]),
+        np.concatenate([pad, plane]),
+        np.concatenate([[False], ground]),
+    )
 
 
-def _normals(points: Array, starts: NDArray[np.int64], middle: Array, center: Array,
-             solid: NDArray[np.bool_]) -> tuple[Array, NDArray[np.bool_]]:
+def _normals(
+    points: Array, starts: NDArray[np.int64], middle: Array, center: Array, solid: NDArray[np.bool_]
+) -> tuple[Array, NDArray[np.bool_]]:
     """Unit normals toward the camera, and which faces of solids look away from it."""
     corner = points[starts]
     normal = np.cross(points[starts + 1] - corner, points[starts + 2] - corner)
@@ -163,8 +188,13 @@ def _normals(points: Array, starts: NDArray[np.int64], middle: Array, center: Ar
     return normal * toward[:, None], solid & (outward * toward < 0)
 
 
-def _painting_order(meshes: Sequence[Mesh], size: NDArray[np.int64], center: Array, middle: Array,
-                    ground: NDArray[np.bool_]) -> NDArray[np.int64]:
+def _painting_order(
+    meshes: Sequence[Mesh],
+    size: NDArray[np.int64],
+    center: Array,
+    middle: Array,
+    ground: NDArray[np.bool_],
+) -> NDArray[np.int64]:
     """Ground as given, then meshes from far to near, inside a mesh by layer and distance."""
     layer = np.array([value for mesh in meshes for value in mesh.layers])
     number = np.repeat(np.arange(len(meshes)), size)
@@ -173,8 +203,9 @@ def _painting_order(meshes: Sequence[Mesh], size: NDArray[np.int64], center: Arr
     return np.lexsort((inner, layer, number, far))
 
 
-def _project(points: Array, starts: NDArray[np.int64],
-             camera: Camera) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+def _project(
+    points: Array, starts: NDArray[np.int64], camera: Camera
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Fixed-point pixels of all points, and which faces lie wholly outside the picture."""
     pixels = _pixels(points, camera)
     low = np.minimum.reduceat(pixels, starts) >> SUBPIXEL_BITS

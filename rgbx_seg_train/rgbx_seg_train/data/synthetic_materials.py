@@ -88,8 +88,17 @@ class Materials:
     def table(self) -> MaterialTable:
         """Return all materials as arrays."""
         columns = list(zip(*self._items, strict=True))
-        kinds = (np.int64, np.float32, np.float64, np.float64, np.float64, np.float32, np.float32,
-                 np.float32, np.bool_)
+        kinds = (
+            np.int64,
+            np.float32,
+            np.float64,
+            np.float64,
+            np.float64,
+            np.float32,
+            np.float32,
+            np.float32,
+            np.bool_,
+        )
         return MaterialTable(*(np.array(c, dtype=k) for c, k in zip(columns, kinds, strict=True)))
 
 
@@ -97,8 +106,11 @@ def draw_weather(rng: Generator, night: bool) -> Weather:
     """Draw the weather; at night the road still holds the heat of the day, the sky is cold."""
     cloud = float(rng.uniform(0, 1) ** 1.3)
     azimuth, elevation = rng.uniform(0, 2 * np.pi), rng.uniform(0.25, 1.2)
-    direction = (float(np.cos(elevation) * np.sin(azimuth)), float(np.sin(elevation)),
-                 float(np.cos(elevation) * np.cos(azimuth)))
+    direction = (
+        float(np.cos(elevation) * np.sin(azimuth)),
+        float(np.sin(elevation)),
+        float(np.cos(elevation) * np.cos(azimuth)),
+    )
     sun = 0.0 if night else float(rng.uniform(0.5, 1.0) * (1 - cloud) ** 0.7)
     foggy = rng.random() < (0.2 if night else 0.15)
     wet = float(rng.uniform(0.4, 1.0)) if rng.random() < 0.2 else 0.0
@@ -111,10 +123,12 @@ def draw_weather(rng: Generator, night: bool) -> Weather:
         sky_light=float(10 ** rng.uniform(-4.2, -3.2)) if night else float(rng.uniform(0.3, 0.6)),
         fog=float(rng.uniform(0.01, 0.04)) if foggy else float(rng.uniform(0, 0.002)),
         wet=wet,
-        exposure=float(rng.uniform(-0.5, 0.5)) if night or rng.random() > 0.15
+        exposure=float(rng.uniform(-0.5, 0.5))
+        if night or rng.random() > 0.15
         else float(rng.uniform(0.7, 1.5)),
         headlights=float(rng.uniform(0.3, 1.0)) if night and rng.random() < 0.3 else 0.0,
         sky_drop=float(6 + 24 * (1 - cloud)),
-        heat_left=float(rng.uniform(1.5, 6.0) * (1 - 0.6 * wet)) if night
+        heat_left=float(rng.uniform(1.5, 6.0) * (1 - 0.6 * wet))
+        if night
         else 2 + float(sun * rng.uniform(8, 22) * (1 - 0.8 * wet)),
     )

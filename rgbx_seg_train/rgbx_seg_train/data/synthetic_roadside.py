@@ -40,8 +40,15 @@ class Road(NamedTuple):
         return float(np.arctan(self.bend * z))
 
 
-def strip(road: Road, left: float, right: float, start: float = -2.0, end: float = 120.0,
-          y_left: float = 0.0, y_right: float = 0.0) -> list[Array]:
+def strip(
+    road: Road,
+    left: float,
+    right: float,
+    start: float = -2.0,
+    end: float = 120.0,
+    y_left: float = 0.0,
+    y_right: float = 0.0,
+) -> list[Array]:
     """Return quads along the road between two offsets, with heights of both borders."""
     inner = STEPS[(start < STEPS) & (end > STEPS)]
     z = np.concatenate([[start], inner, [end]])
@@ -65,9 +72,14 @@ def surfaces(paint: Materials, road: Road) -> list[tuple[list[Array], int]]:
     dark = 1 - 0.45 * weather.wet
     asphalt = paint.gray(0.06 * dark, 0.2 * dark, 0.01)
     sides = {
-        'grass': ((u(.04, .1), u(.09, .18), u(.02, .05)), -2.5 if weather.night else 0.25 * heat, .35, 1.2),
-        'pavement': (paint.gray(.18, .42, .04), heat * u(.5, .8), .12, .4),
-        'soil': ((u(.15, .3), u(.12, .2), u(.06, .12)), heat * u(.3, .7), .25, .8),
+        'grass': (
+            (u(0.04, 0.1), u(0.09, 0.18), u(0.02, 0.05)),
+            -2.5 if weather.night else 0.25 * heat,
+            0.35,
+            1.2,
+        ),
+        'pavement': (paint.gray(0.18, 0.42, 0.04), heat * u(0.5, 0.8), 0.12, 0.4),
+        'soil': ((u(0.15, 0.3), u(0.12, 0.2), u(0.06, 0.12)), heat * u(0.3, 0.7), 0.25, 0.8),
     }
     parts: list[tuple[list[Array], int]] = []
     wide = [np.array([(-300, 0, -5), (300, 0, -5), (300, 0, 300), (-300, 0, 300.0)])]
@@ -79,16 +91,20 @@ def surfaces(paint: Materials, road: Road) -> list[tuple[list[Array], int]]:
         else:
             parts.append((strip(road, road.right, road.right + 150), number))
     gloss = 0.08 + 0.5 * weather.wet
-    tar = paint.add(0, asphalt, heat, gloss=gloss, grain=u(.1, .3), grain_k=u(.3, .8))
+    tar = paint.add(0, asphalt, heat, gloss=gloss, grain=u(0.1, 0.3), grain_k=u(0.3, 0.8))
     parts.append((strip(road, road.left, road.right), tar))
-    white: Color = (u(.5, .8),) * 3 if paint.rng.random() < .8 else (u(.5, .7), u(.4, .5), .08)
-    mark = paint.add(0, white, heat - u(0, .8) * (2.5 if weather.sun > .3 else 1), gloss=gloss, grain=.2)
-    if paint.rng.random() < .8:
+    white: Color = (
+        (u(0.5, 0.8),) * 3 if paint.rng.random() < 0.8 else (u(0.5, 0.7), u(0.4, 0.5), 0.08)
+    )
+    mark = paint.add(
+        0, white, heat - u(0, 0.8) * (2.5 if weather.sun > 0.3 else 1), gloss=gloss, grain=0.2
+    )
+    if paint.rng.random() < 0.8:
         parts.append((_dashes(paint, road), mark))
-    for offset in (road.left + .35, road.right - .45):
-        if paint.rng.random() < .45:
-            parts.append((strip(road, offset, offset + .13), mark))
-    if paint.rng.random() < .25:
+    for offset in (road.left + 0.35, road.right - 0.45):
+        if paint.rng.random() < 0.45:
+            parts.append((strip(road, offset, offset + 0.13), mark))
+    if paint.rng.random() < 0.25:
         parts.append((_zebra(paint, road), mark))
     return parts + _patches(paint, road, asphalt, gloss)
 
@@ -96,77 +112,102 @@ def surfaces(paint: Materials, road: Road) -> list[tuple[list[Array], int]]:
 def _dashes(paint: Materials, road: Road) -> list[Array]:
     shift, faces = paint.between(0, 6), []
     for start in np.arange(shift - 4, 60, 7.0):
-        faces += strip(road, -.08, .08, start, start + 3)
+        faces += strip(road, -0.08, 0.08, start, start + 3)
     return faces
 
 
 def _zebra(paint: Materials, road: Road) -> list[Array]:
     start, faces = paint.between(5, 20), []
-    for left in np.arange(road.left + .4, road.right - .6, 1.0):
-        faces += strip(road, left, left + .5, start, start + 3)
+    for left in np.arange(road.left + 0.4, road.right - 0.6, 1.0):
+        faces += strip(road, left, left + 0.5, start, start + 3)
     return faces
 
 
-def _patches(paint: Materials, road: Road, asphalt: Color, gloss: float) -> list[tuple[list[Array], int]]:
+def _patches(
+    paint: Materials, road: Road, asphalt: Color, gloss: float
+) -> list[tuple[list[Array], int]]:
     u, heat, parts = paint.between, paint.weather.heat_left, []
     for _ in range(paint.rng.integers(0, 4)):
         z, left = u(4, 30), u(road.left, road.right - 1)
-        shade = u(.6, 1.5)
+        shade = u(0.6, 1.5)
         color: Color = (asphalt[0] * shade, asphalt[1] * shade, asphalt[2] * shade)
-        number = paint.add(0, color, heat + u(-.8, .8), gloss=gloss)
-        parts.append((strip(road, left, left + u(.6, 2), z, z + u(1, 5)), number))
-    for kind, chance in (('manhole', .35), ('puddle', .5 * (paint.weather.wet > 0) + .05)):
+        number = paint.add(0, color, heat + u(-0.8, 0.8), gloss=gloss)
+        parts.append((strip(road, left, left + u(0.6, 2), z, z + u(1, 5)), number))
+    for kind, chance in (('manhole', 0.35), ('puddle', 0.5 * (paint.weather.wet > 0) + 0.05)):
         if paint.rng.random() < chance:
-            z, x, radius = u(4, 18), u(road.left + .6, road.right - .6), u(.35, .45)
+            z, x, radius = u(4, 18), u(road.left + 0.6, road.right - 0.6), u(0.35, 0.45)
             stretch = 1.0 if kind == 'manhole' else u(1.5, 3.5)
             x += float(road.middle(z))
-            disc = np.column_stack([x + radius * stretch * np.cos(ROUND), np.zeros(16),
-                                    z + radius * stretch * np.sin(ROUND)])
-            number = (paint.add(0, (.1, .1, .1), heat + u(-2, 5), emissivity=.9, gloss=.15)
-                      if kind == 'manhole' else
-                      paint.add(0, (.05, .055, .06), heat * .2, emissivity=.9, gloss=.8, grain=.02))
+            disc = np.column_stack(
+                [
+                    x + radius * stretch * np.cos(ROUND),
+                    np.zeros(16),
+                    z + radius * stretch * np.sin(ROUND),
+                ]
+            )
+            number = (
+                paint.add(0, (0.1, 0.1, 0.1), heat + u(-2, 5), emissivity=0.9, gloss=0.15)
+                if kind == 'manhole'
+                else paint.add(
+                    0, (0.05, 0.055, 0.06), heat * 0.2, emissivity=0.9, gloss=0.8, grain=0.02
+                )
+            )
             parts.append(([disc], number))
     return parts
 
 
-def curb(paint: Materials, road: Road, side: int, start: float, end: float) -> list[tuple[list[Array], int]]:
+def curb(
+    paint: Materials, road: Road, side: int, start: float, end: float
+) -> list[tuple[list[Array], int]]:
     """A raised curb of concrete along an edge: its face sees the street, its top the sky."""
     u, weather = paint.between, paint.weather
-    width, height = u(.22, .42), u(.12, .2)
-    other = u(1.0, 3.0) * (-1 if weather.night and paint.rng.random() < .75 else 1)
-    if weather.sun > .2:
+    width, height = u(0.22, 0.42), u(0.12, 0.2)
+    other = u(1.0, 3.0) * (-1 if weather.night and paint.rng.random() < 0.75 else 1)
+    if weather.sun > 0.2:
         other = -u(2, 7)
-    color = paint.gray(.3, .6, .03)
-    face = paint.add(CURVE, tuple(c * .75 for c in color), weather.heat_left + other + u(.3, 1), grain=.15)
-    top = paint.add(CURVE, color, weather.heat_left + other, emissivity=.93, grain=.15)
+    color = paint.gray(0.3, 0.6, 0.03)
+    face = paint.add(
+        CURVE, tuple(c * 0.75 for c in color), weather.heat_left + other + u(0.3, 1), grain=0.15
+    )
+    top = paint.add(CURVE, color, weather.heat_left + other, emissivity=0.93, grain=0.15)
     edge = road.left if side < 0 else road.right
     a, b = (edge - width, edge) if side < 0 else (edge, edge + width)
     inner = edge
     heights = (height, 0.0) if side < 0 else (0.0, height)
-    vertical = strip(road, inner - .01, inner + .01, start, end, *heights)
+    vertical = strip(road, inner - 0.01, inner + 0.01, start, end, *heights)
     return [(strip(road, a, b, start, end, height, height), top), (vertical, face)]
 
 
 def bump(paint: Materials, road: Road, z: float) -> list[tuple[list[Array], int]]:
     """A speed bump across the road, plain or striped, of rubber or asphalt."""
     u, weather = paint.between, paint.weather
-    deep, height = u(.7, 1.3), u(.07, .13)
-    other = u(1.5, 4.0) * (-1 if weather.night or paint.rng.random() < .5 else 1)
-    base = paint.gray(.03, .08)
-    first = paint.add(BUMP, base, weather.heat_left + other, grain=.15)
-    bright: Color = (u(.5, .75), u(.4, .6), .06) if paint.rng.random() < .7 else (.7, .7, .68)
-    second = paint.add(BUMP, bright, weather.heat_left + other + u(-1.2, .2), grain=.15)
-    if paint.rng.random() < .25:
+    deep, height = u(0.7, 1.3), u(0.07, 0.13)
+    other = u(1.5, 4.0) * (-1 if weather.night or paint.rng.random() < 0.5 else 1)
+    base = paint.gray(0.03, 0.08)
+    first = paint.add(BUMP, base, weather.heat_left + other, grain=0.15)
+    bright: Color = (
+        (u(0.5, 0.75), u(0.4, 0.6), 0.06) if paint.rng.random() < 0.7 else (0.7, 0.7, 0.68)
+    )
+    second = paint.add(BUMP, bright, weather.heat_left + other + u(-1.2, 0.2), grain=0.15)
+    if paint.rng.random() < 0.25:
         second = first
-    left, right = road.left + u(0, .4), road.right - u(0, .4)
-    stripe, x0 = u(.35, .7), float(road.middle(z))
-    rows = [(0.0, 0.0), (deep * .3, height), (deep * .7, height), (deep, 0.0)]
+    left, right = road.left + u(0, 0.4), road.right - u(0, 0.4)
+    stripe, x0 = u(0.35, 0.7), float(road.middle(z))
+    rows = [(0.0, 0.0), (deep * 0.3, height), (deep * 0.7, height), (deep, 0.0)]
     parts: list[tuple[list[Array], int]] = []
     for i, x in enumerate(np.arange(left, right, stripe)):
         end = min(x + stripe, right)
-        faces = [np.array([(x0 + x, y0, z + d0), (x0 + end, y0, z + d0), (x0 + end, y1, z + d1),
-                           (x0 + x, y1, z + d1)])
-                 for (d0, y0), (d1, y1) in zip(rows[2::-1], rows[:0:-1], strict=True)]
+        faces = [
+            np.array(
+                [
+                    (x0 + x, y0, z + d0),
+                    (x0 + end, y0, z + d0),
+                    (x0 + end, y1, z + d1),
+                    (x0 + x, y1, z + d1),
+                ]
+            )
+            for (d0, y0), (d1, y1) in zip(rows[2::-1], rows[:0:-1], strict=True)
+        ]
         parts.append((faces, second if i % 2 else first))
     return parts
 
@@ -175,19 +216,27 @@ def guardrail(paint: Materials, road: Road, offset: float, start: float, end: fl
     """A steel barrier: bare metal of low emissivity mirrors the cold sky."""
     u, weather = paint.between, paint.weather
     warmer = u(-3, -1) if weather.night else u(0, 3) + weather.sun * u(2, 8)
-    color = paint.gray(.4, .7, .03) if paint.rng.random() < .8 else (.75, .75, .72)
-    steel = paint.add(GUARDRAIL, color, warmer, emissivity=u(.35, .65), gloss=.4, grain=.08)
-    shade = paint.add(GUARDRAIL, tuple(c * .55 for c in color), warmer, emissivity=u(.45, .7), gloss=.4)
-    beams = ([(.42, .52, shade), (.52, .66, steel), (.66, .72, shade), (.72, .84, steel)]
-             if paint.rng.random() < .6 else
-             [(.28, .36, steel), (.55, .63, steel), (.86, .97, steel)])
+    color = paint.gray(0.4, 0.7, 0.03) if paint.rng.random() < 0.8 else (0.75, 0.75, 0.72)
+    steel = paint.add(GUARDRAIL, color, warmer, emissivity=u(0.35, 0.65), gloss=0.4, grain=0.08)
+    shade = paint.add(
+        GUARDRAIL, tuple(c * 0.55 for c in color), warmer, emissivity=u(0.45, 0.7), gloss=0.4
+    )
+    beams = (
+        [(0.42, 0.52, shade), (0.52, 0.66, steel), (0.66, 0.72, shade), (0.72, 0.84, steel)]
+        if paint.rng.random() < 0.6
+        else [(0.28, 0.36, steel), (0.55, 0.63, steel), (0.86, 0.97, steel)]
+    )
     gap, meshes = u(1.6, 2.4), []
     for z in np.arange(start, end, gap):
         x, nx = float(road.middle(z)) + offset, float(road.middle(z + gap)) + offset
-        post = np.array([(x - .07, 0, z), (x + .07, 0, z), (x + .07, .8, z), (x - .07, .8, z)])
+        post = np.array(
+            [(x - 0.07, 0, z), (x + 0.07, 0, z), (x + 0.07, 0.8, z), (x - 0.07, 0.8, z)]
+        )
         faces, kinds, layers = [post], [shade], [0]
         for low, high, kind in beams:
-            faces.append(np.array([(x, low, z), (nx, low, z + gap), (nx, high, z + gap), (x, high, z)]))
+            faces.append(
+                np.array([(x, low, z), (nx, low, z + gap), (nx, high, z + gap), (x, high, z)])
+            )
             kinds.append(kind)
             layers.append(1)
         meshes.append(Mesh(faces, kinds, layers, np.array([x, 0, z + gap / 2])))
@@ -196,38 +245,45 @@ def guardrail(paint: Materials, road: Road, offset: float, start: float, end: fl
 
 def cone(paint: Materials, x: float, z: float, style: Color, height: float, cold: float) -> Agent:
     """A traffic cone: a light plastic shell that follows the air and the cold sky."""
-    color = paint.add(CONE, style, cold, emissivity=.93, grain=.06)
-    band = paint.add(CONE, (.8, .8, .78), cold - .6, emissivity=.9, grain=.04)
-    base = paint.add(CONE, tuple(c * .7 for c in style), cold + .4)
-    foot, radius = height * .46, height * .17
-    faces = box(foot, height * .06, foot)
+    color = paint.add(CONE, style, cold, emissivity=0.93, grain=0.06)
+    band = paint.add(CONE, (0.8, 0.8, 0.78), cold - 0.6, emissivity=0.9, grain=0.04)
+    base = paint.add(CONE, tuple(c * 0.7 for c in style), cold + 0.4)
+    foot, radius = height * 0.46, height * 0.17
+    faces = box(foot, height * 0.06, foot)
     kinds, layers = [base] * 5, [0] * 5
-    cuts = [(0.06, color), (.38, band), (.55, color), (.7, band), (.82, color), (1.0, color)]
+    cuts = [(0.06, color), (0.38, band), (0.55, color), (0.7, band), (0.82, color), (1.0, color)]
     around = ROUND[::2]
     for (low, kind), (high, _) in zip(cuts[:-1], cuts[1:], strict=True):
-        wide, slim = (radius * (1 - .85 * low), radius * (1 - .85 * high))
+        wide, slim = (radius * (1 - 0.85 * low), radius * (1 - 0.85 * high))
         for i in range(8):
             a, b = around[i], around[(i + 1) % 8]
-            faces.append(np.array([
-                (wide * np.cos(a), low * height, wide * np.sin(a)),
-                (wide * np.cos(b), low * height, wide * np.sin(b)),
-                (slim * np.cos(b), high * height, slim * np.sin(b)),
-                (slim * np.cos(a), high * height, slim * np.sin(a))]))
+            faces.append(
+                np.array(
+                    [
+                        (wide * np.cos(a), low * height, wide * np.sin(a)),
+                        (wide * np.cos(b), low * height, wide * np.sin(b)),
+                        (slim * np.cos(b), high * height, slim * np.sin(b)),
+                        (slim * np.cos(a), high * height, slim * np.sin(a)),
+                    ]
+                )
+            )
             kinds.append(kind)
             layers.append(1)
     return rigid(faces, kinds, layers, x, z, 0.0)
 
 
-def wheel_stop(paint: Materials, x: float, z: float, heading: float, colors: tuple[int, int]) -> Agent:
+def wheel_stop(
+    paint: Materials, x: float, z: float, heading: float, colors: tuple[int, int]
+) -> Agent:
     """A parking wheel stop: a low bar with slanted sides, often with bright ends."""
     length = paint.between(1.6, 2.1)
     faces, kinds = [], []
-    height, width = paint.between(.16, .24), paint.between(.24, .34)
-    for i, share in enumerate((-.36, 0.0, .36)):
-        part = .28 if i != 1 else .44
+    height, width = paint.between(0.16, 0.24), paint.between(0.24, 0.34)
+    for i, share in enumerate((-0.36, 0.0, 0.36)):
+        part = 0.28 if i != 1 else 0.44
         for face in box(length * part, height, width, 0.0, 1.0):
             moved = face + (share * length, 0, 0)
-            moved[:, 2] = np.where(face[:, 1] > .01, moved[:, 2] * .6, moved[:, 2])
+            moved[:, 2] = np.where(face[:, 1] > 0.01, moved[:, 2] * 0.6, moved[:, 2])
             faces.append(moved)
             kinds.append(colors[i % 2])
     return rigid(faces, kinds, [0] * len(faces), x, z, heading)
@@ -236,67 +292,101 @@ def wheel_stop(paint: Materials, x: float, z: float, heading: float, colors: tup
 def stop_materials(paint: Materials) -> tuple[int, int]:
     """Concrete or rubber of a row of wheel stops: (ends, middle)."""
     u, weather = paint.between, paint.weather
-    other = u(1.5, 4.5) * (-1 if weather.night or paint.rng.random() < .6 else 1)
-    rubber = paint.rng.random() < .4
-    middle = paint.gray(.03, .07) if rubber else paint.gray(.4, .65, .03)
-    ends: Color = (.65, .5, .06) if paint.rng.random() < .5 else middle
+    other = u(1.5, 4.5) * (-1 if weather.night or paint.rng.random() < 0.6 else 1)
+    rubber = paint.rng.random() < 0.4
+    middle = paint.gray(0.03, 0.07) if rubber else paint.gray(0.4, 0.65, 0.03)
+    ends: Color = (0.65, 0.5, 0.06) if paint.rng.random() < 0.5 else middle
     heat = weather.heat_left + other
-    return (paint.add(CAR_STOP, ends, heat + u(-.4, .4), emissivity=.93, grain=.1),
-            paint.add(CAR_STOP, middle, heat, emissivity=.93, grain=.1))
+    return (
+        paint.add(CAR_STOP, ends, heat + u(-0.4, 0.4), emissivity=0.93, grain=0.1),
+        paint.add(CAR_STOP, middle, heat, emissivity=0.93, grain=0.1),
+    )
 
 
 def building(paint: Materials, x: float, z: float, side: int, length: float, depth: float) -> Mesh:
     """A block with windows: glass mirrors the sky, some are lit, some walls leak warmth."""
     u, weather = paint.between, paint.weather
     height = u(4, 22)
-    color: Color = paint.gray(.15, .55, .06)
-    walls = [paint.add(0, color, (u(.5, 5) if weather.night else u(0, 4) + weather.sun * u(0, 12)),
-                       grain=.12, grain_k=.8) for _ in range(2)]
-    glass = paint.add(0, (.05, .06, .07), u(-2, 1), emissivity=.84, gloss=.6, grain=.3)
-    bright = u(.05, .5)
-    lit = paint.add(0, (.1, .1, .1), u(1, 7), emissivity=.85, gloss=.5, grain=.2,
-                    glow=(bright, bright * .9, bright * u(.5, 1)) if weather.night else (0, 0, 0))
-    leak = paint.add(0, color, u(6, 18), grain=.2)
+    color: Color = paint.gray(0.15, 0.55, 0.06)
+    walls = [
+        paint.add(
+            0,
+            color,
+            (u(0.5, 5) if weather.night else u(0, 4) + weather.sun * u(0, 12)),
+            grain=0.12,
+            grain_k=0.8,
+        )
+        for _ in range(2)
+    ]
+    glass = paint.add(0, (0.05, 0.06, 0.07), u(-2, 1), emissivity=0.84, gloss=0.6, grain=0.3)
+    bright = u(0.05, 0.5)
+    lit = paint.add(
+        0,
+        (0.1, 0.1, 0.1),
+        u(1, 7),
+        emissivity=0.85,
+        gloss=0.5,
+        grain=0.2,
+        glow=(bright, bright * 0.9, bright * u(0.5, 1)) if weather.night else (0, 0, 0),
+    )
+    leak = paint.add(0, color, u(6, 18), grain=0.2)
     front = np.array([(x, 0, z), (x, 0, z + length), (x, height, z + length), (x, height, z)])
-    end = np.array([(x, 0, z), (x + side * depth, 0, z), (x + side * depth, height, z), (x, height, z)])
+    end = np.array(
+        [(x, 0, z), (x + side * depth, 0, z), (x + side * depth, height, z), (x, height, z)]
+    )
     faces, kinds, layers = [front, end], [walls[0], walls[1]], [0, 0]
-    share = u(0, .35) if weather.night else 0.0
+    share = u(0, 0.35) if weather.night else 0.0
     floor, pitch = u(2.8, 3.6), u(2.2, 4.5)
     for wall, along in ((front, length), (end, depth)):
         rise, run = wall[3] - wall[0], (wall[1] - wall[0]) / along
         for y in np.arange(1.0, min(height, 14) - 1.8, floor):
-            for a in np.arange(.8, along - 1.5, pitch):
+            for a in np.arange(0.8, along - 1.5, pitch):
                 low = wall[0] + rise * (y / height) + run * a
-                quad = np.array([low, low + run * 1.3, low + run * 1.3 + (0, 1.5, 0), low + (0, 1.5, 0)])
+                quad = np.array(
+                    [low, low + run * 1.3, low + run * 1.3 + (0, 1.5, 0), low + (0, 1.5, 0)]
+                )
                 faces.append(quad)
                 kinds.append(lit if paint.rng.random() < share else glass)
                 layers.append(1)
-    if paint.rng.random() < .4:
-        low = front[0] + (front[1] - front[0]) * u(.1, .6) + (0, u(.3, 2), 0)
-        faces.append(np.array([low, low + (0, 0, 1.2), low + (0, .9, 1.2), low + (0, .9, 0)]))
+    if paint.rng.random() < 0.4:
+        low = front[0] + (front[1] - front[0]) * u(0.1, 0.6) + (0, u(0.3, 2), 0)
+        faces.append(np.array([low, low + (0, 0, 1.2), low + (0, 0.9, 1.2), low + (0, 0.9, 0)]))
         kinds.append(leak)
         layers.append(2)
-    return Mesh(faces, kinds, layers, (front.mean(0) * .5 + end[0] * .5) * (1, 0, 1))
+    return Mesh(faces, kinds, layers, (front.mean(0) * 0.5 + end[0] * 0.5) * (1, 0, 1))
 
 
 def tree(paint: Materials, x: float, z: float) -> Mesh:
     """A tree or bush of ragged leaf blobs near air temperature."""
     u, weather = paint.between, paint.weather
-    green = u(.5, 1.4)
-    leaf = [paint.add(0, (.05 * green * f, .1 * green * f, .03 * green * f), u(-1, 1) + weather.sun * u(0, 3),
-                      emissivity=.97, grain=.45, grain_k=1.0) for f in (.7, 1, 1.3)]
-    bark = paint.add(0, (.1, .075, .05), u(0, 2), grain=.3)
+    green = u(0.5, 1.4)
+    leaf = [
+        paint.add(
+            0,
+            (0.05 * green * f, 0.1 * green * f, 0.03 * green * f),
+            u(-1, 1) + weather.sun * u(0, 3),
+            emissivity=0.97,
+            grain=0.45,
+            grain_k=1.0,
+        )
+        for f in (0.7, 1, 1.3)
+    ]
+    bark = paint.add(0, (0.1, 0.075, 0.05), u(0, 2), grain=0.3)
     eye = np.array([0.0, 1.5, 0.0])
-    bush = paint.rng.random() < .3
-    height = u(.8, 1.6) if bush else u(4, 9)
+    bush = paint.rng.random() < 0.3
+    height = u(0.8, 1.6) if bush else u(4, 9)
     foot = np.array([[x, 0, z]])
-    faces = list(capsules(foot, foot + (0, height * .7, 0), np.array([.2]), np.array([.12]), eye))
+    faces = list(
+        capsules(foot, foot + (0, height * 0.7, 0), np.array([0.2]), np.array([0.12]), eye)
+    )
     kinds, layers = [bark], [0]
     for i in range(5):
-        spread = height * (.5 if bush else .3)
-        center = np.array([x + u(-1, 1) * spread, height * u(.35 if bush else .6, .95), z + .01 * i])
-        bumps = paint.rng.uniform(.75, 1.2, 18)
-        faces.append(blob(center, height * u(.2, .32), height * u(.18, .3), eye, bumps))
+        spread = height * (0.5 if bush else 0.3)
+        center = np.array(
+            [x + u(-1, 1) * spread, height * u(0.35 if bush else 0.6, 0.95), z + 0.01 * i]
+        )
+        bumps = paint.rng.uniform(0.75, 1.2, 18)
+        faces.append(blob(center, height * u(0.2, 0.32), height * u(0.18, 0.3), eye, bumps))
         kinds.append(leaf[i % 3])
         layers.append(1 + i)
     return Mesh(faces, kinds, layers, np.array([x, 0, z]))
@@ -306,17 +396,21 @@ def pole(paint: Materials, x: float, z: float, lamp: bool, arm: float) -> tuple[
     """A lamp post or sign; returns the mesh and where its light is."""
     u, night = paint.between, paint.weather.night
     height = u(4.5, 7.5) if lamp else u(2.2, 3.2)
-    metal = paint.add(0, paint.gray(.2, .5), u(-2, 1), emissivity=u(.6, .9), gloss=.2)
+    metal = paint.add(0, paint.gray(0.2, 0.5), u(-2, 1), emissivity=u(0.6, 0.9), gloss=0.2)
     power = u(4, 14) if night and lamp else 0.0
-    head = paint.add(0, (.6, .6, .6), u(4, 20) if power else 0.0, glow=(power, power * .95, power * .8))
-    sign = paint.add(0, (u(.1, .7), u(.1, .3), u(.1, .7)), u(-2, 0), emissivity=.85, gloss=.15)
+    head = paint.add(
+        0, (0.6, 0.6, 0.6), u(4, 20) if power else 0.0, glow=(power, power * 0.95, power * 0.8)
+    )
+    sign = paint.add(
+        0, (u(0.1, 0.7), u(0.1, 0.3), u(0.1, 0.7)), u(-2, 0), emissivity=0.85, gloss=0.15
+    )
     eye = np.array([0.0, 1.5, 0.0])
     foot, top = np.array([x, 0, z]), np.array([x, height, z])
-    tip = top + (arm, .2, 0)
+    tip = top + (arm, 0.2, 0)
     ends = (np.stack([foot, top]), np.stack([top, tip]))
-    radius = np.array([.09, .05])
-    faces = list(capsules(*ends, radius, radius * .8, eye))
-    faces.append(blob(tip, .25, .12, eye) if lamp else blob(top - (0, .2, 0), .35, .35, eye))
+    radius = np.array([0.09, 0.05])
+    faces = list(capsules(*ends, radius, radius * 0.8, eye))
+    faces.append(blob(tip, 0.25, 0.12, eye) if lamp else blob(top - (0, 0.2, 0), 0.35, 0.35, eye))
     return Mesh(faces, [metal, metal, head if lamp else sign], [0, 1, 2], foot), tip
 
 
@@ -325,22 +419,39 @@ def clutter(paint: Materials, x: float, z: float) -> Agent:
     u = paint.between
     kind = paint.rng.integers(4)
     if kind == 3:  # a dog or cat: warm, low and long
-        warm = paint.add(0, (u(.05, .3), u(.05, .2), .06), (303 - paint.weather.ambient) * u(.5, .8), grain=.3)
-        sizes = [box(.2, .25, .6, .25), box(.18, .2, .22, .45)]
-        sizes[1] = [face + (0, 0, .35) for face in sizes[1]]
-        legs = [[f + (dx, 0, dz) for f in box(.06, .27, .06)] for dx in (-.06, .06) for dz in (-.22, .22)]
+        warm = paint.add(
+            0,
+            (u(0.05, 0.3), u(0.05, 0.2), 0.06),
+            (303 - paint.weather.ambient) * u(0.5, 0.8),
+            grain=0.3,
+        )
+        sizes = [box(0.2, 0.25, 0.6, 0.25), box(0.18, 0.2, 0.22, 0.45)]
+        sizes[1] = [face + (0, 0, 0.35) for face in sizes[1]]
+        legs = [
+            [f + (dx, 0, dz) for f in box(0.06, 0.27, 0.06)]
+            for dx in (-0.06, 0.06)
+            for dz in (-0.22, 0.22)
+        ]
         faces = [face for group in [*legs, *sizes] for face in group]
         return rigid(faces, [warm] * len(faces), [0] * len(faces), x, z, u(-3, 3))
-    size = ((u(.5, .8), u(.8, 1.2), .6), (u(.4, .9), u(.3, .7), .6), (.16, u(.7, 1.0), .16))[kind]
-    number = paint.add(0, (u(.05, .6), u(.05, .5), u(.05, .5)), u(-2, 3), grain=.15)
-    faces = box(*size, 0.0, u(.85, 1.0))
+    size = (
+        (u(0.5, 0.8), u(0.8, 1.2), 0.6),
+        (u(0.4, 0.9), u(0.3, 0.7), 0.6),
+        (0.16, u(0.7, 1.0), 0.16),
+    )[kind]
+    number = paint.add(0, (u(0.05, 0.6), u(0.05, 0.5), u(0.05, 0.5)), u(-2, 3), grain=0.15)
+    faces = box(*size, 0.0, u(0.85, 1.0))
     return rigid(faces, [number] * 5, [0] * 5, x, z, u(-1, 1))
 
 
-def shadow(center: Array, width: float, length: float, height: float, sun: Array, heading: float) -> Array:
+def shadow(
+    center: Array, width: float, length: float, height: float, sun: Array, heading: float
+) -> Array:
     """The shadow polygon of a box on the ground for light that comes from `sun`."""
     w, d = width / 2, length / 2
-    foot = place(np.array([(-w, 0, -d), (w, 0, -d), (w, 0, d), (-w, 0, d)]), center[0], center[2], heading)
-    reach = height / max(sun[1], .2)
+    foot = place(
+        np.array([(-w, 0, -d), (w, 0, -d), (w, 0, d), (-w, 0, d)]), center[0], center[2], heading
+    )
+    reach = height / max(sun[1], 0.2)
     top = foot - np.array([sun[0], 0, sun[2]]) * reach
     return np.concatenate([foot, top])
