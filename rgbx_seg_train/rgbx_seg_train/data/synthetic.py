@@ -118,7 +118,7 @@ class Scene:
         )  # period, hold, first
 
     def thermal_time(self, time_s: float) -> float:
-        """Return the time of the thermal image shown at `time_s`: the shutter freezes it at times."""
+        """Return when the thermal image shown at `time_s` was taken: a shutter freezes it."""
         period, hold, first = self._shutter
         since = (time_s - first) % period
         return time_s - since if time_s >= first and since < hold else time_s

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_train.data import synthetic_roadside as roadside
-from rgbx_seg_train.data.synthetic_agents import Agent, bike, car, person
+from rgbx_seg_train.data.synthetic_agents import Agent, car
 from rgbx_seg_train.data.synthetic_geometry import NEAR, Array, Camera, Mesh, Raster
 from rgbx_seg_train.data.synthetic_materials import Color, Materials, Weather
-from rgbx_seg_train.data.synthetic_roadside import Road
+from rgbx_seg_train.data.synthetic_people import bike, person
+from rgbx_seg_train.data.synthetic_road import Road, bump, curb, ground_mesh, shadow, surfaces
 
 CHANCES = {
     'car': 0.8,
@@ -81,11 +82,11 @@ def draw_layout(paint: Materials) -> Layout:
         u(0.02, 0.16),
         u(0.65, 0.95),
     )
-    ground = roadside.surfaces(paint, road)
+    ground = surfaces(paint, road)
     for name, chance in CHANCES.items():
         if rng.random() < chance:
             PLACERS[name](paint, lay, ground)
-    lay.still.insert(0, roadside.ground_mesh(ground))
+    lay.still.insert(0, ground_mesh(ground))
     _surroundings(paint, lay)
     for _ in range(rng.integers(0, 4)):
         at = lay.spot(paint, 5, 20, road.left - 3, road.right + 3, 0.5)
@@ -155,7 +156,7 @@ def _curbs(paint: Materials, lay: Layout, ground: list) -> None:
     sides = ((-1,), (1,), (-1, 1), (-1, 1))[paint.rng.integers(4)]
     for side in sides:
         start = -2.0 if paint.rng.random() < 0.7 else paint.between(3, 8)
-        ground += roadside.curb(paint, lay.road, side, start, start + paint.between(25, 80))
+        ground += curb(paint, lay.road, side, start, start + paint.between(25, 80))
 
 
 def _stops(paint: Materials, lay: Layout, ground: list) -> None:
@@ -198,7 +199,7 @@ def _cones(paint: Materials, lay: Layout, ground: list) -> None:
 
 
 def _bumps(paint: Materials, lay: Layout, ground: list) -> None:
-    ground += roadside.bump(paint, lay.road, paint.between(3.5, 11))
+    ground += bump(paint, lay.road, paint.between(3.5, 11))
 
 
 PLACERS = {
@@ -234,11 +235,11 @@ def _surroundings(paint: Materials, lay: Layout) -> None:
         side = rng.choice([-1, 1])
         edge = (road.right if side > 0 else road.left) + side * u(0.6, 2)
         z = u(6, 40)
-        lit = rng.random() < (0.5 if paint.weather.night else 0.5)
+        lit = rng.random() < (0.4 if paint.weather.night else 0.5)
         mesh, tip = roadside.pole(paint, float(road.middle(z)) + edge, z, lit, -side * u(0.3, 1.5))
         lay.still.append(mesh)
         if lit and paint.weather.night:
-            lamps.append((*tip, u(1.0, 6.0)))
+            lamps.append((*tip, u(0.6, 4.5)))
     lay.lamps = np.array(lamps).reshape(-1, 4)
     lay.still.append(_backdrop(paint))
 
@@ -266,7 +267,7 @@ def ground_shadows(
         center = np.array(
             [agent.x + way * np.sin(agent.heading), 0, agent.z + way * np.cos(agent.heading)]
         )
-        polygon = roadside.shadow(
+        polygon = shadow(
             center, width, length, height, np.array(weather.sun_direction), agent.heading
         )
         points = (polygon - camera.position) @ camera.rotation.T

@@ -1,6 +1,6 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""Camera models that turn a painted view into RGB, thermal, depth, event and polarization images."""
+"""Camera models that turn a painted view into the images of five kinds of sensor."""
 
 from __future__ import annotations
 
@@ -267,7 +267,7 @@ def event_image(before: Image, after: Image, exposure: float, rng: Generator) ->
 
 
 def polarization_image(view: View, rng: Generator) -> Image:
-    """Return (H, W, 3): DoLP in 0..1, then sin and cos of twice AoLP times DoLP's visibility, -1..1.
+    """Return (H, W, 3): DoLP in 0..1, then sin and cos of twice AoLP, faded where DoLP is low.
 
     Angles follow the plane of incidence of each face; glossy and wet surfaces polarize most,
     strongest near Brewster's angle. A simple model, not a renderer of Mueller matrices.
