@@ -120,13 +120,16 @@ def convert_aux(aux: Array, bits: str, path: Path) -> Array:
 
 def _to_centikelvin(aux: Array) -> Array:
     low, high = INVENTED_K
-    return np.rint(100 * (low + aux * ((high - low) / 255))).astype(np.uint16)
+    kelvin = low + aux.astype(np.float64) * ((high - low) / 255)
+    counts: Array = np.rint(100 * kelvin).astype(np.uint16)
+    return counts
 
 
 def _automatic_gain(aux: Array) -> Array:
     low, high = np.percentile(aux, AGC_PERCENTILES)
     scaled = (aux - low) * (255 / max(high - low, 1.0))
-    return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    gray: Array = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    return gray
 
 
 CONVERSIONS: dict[tuple[str, str], Callable[[Array], Array]] = {
