@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rgbx_seg_train.models.blocks.mit import to_map, to_tokens
+from rgbx_seg_train.models.blocks.mit import attend, to_map, to_tokens
 from rgbx_seg_train.models.blocks.segformer_head import resize
 
 
@@ -83,7 +83,7 @@ class SpatialAttention(CrossAttention):
     """Positions attend to positions."""
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return functional.scaled_dot_product_attention(q, k, v)
+        return attend(q, k, v)
 
 
 class ChannelAttention(CrossAttention):

@@ -34,6 +34,7 @@ class ClipConfig:
     patch_size: int = 16  # pixels
     embed: int = 512  # width of S
     lora_rank: int = 16  # rank of each modality's LoRA on q and v; alpha is equal to it
+    attention: str = 'sdpa'  # transformers' implementation; 'eager' trains faster on a CPU
     frozen: bool = True  # the paper freezes MA-CLIP in stage 2; a tower without pretraining learns
 
     def tower(self) -> CLIPVisionConfig:
@@ -42,6 +43,7 @@ class ClipConfig:
             hidden_size=self.hidden, intermediate_size=self.ratio * self.hidden,
             num_hidden_layers=self.layers, num_attention_heads=self.heads,
             image_size=self.image_size, patch_size=self.patch_size, projection_dim=self.embed,
+            attn_implementation=self.attention,
         )
 
 

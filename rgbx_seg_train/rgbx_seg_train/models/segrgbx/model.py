@@ -79,9 +79,9 @@ PRESETS: dict[str, SegRGBXConfig] = {
     'tiny': SegRGBXConfig(
         dims=(32, 64, 128, 160), depths=(1, 1, 2, 2), heads=(1, 2, 4, 5), drop_path=0.0, prompts=4,
         clip=ClipConfig(hidden=128, layers=3, heads=4, image_size=112, embed=128, lora_rank=4,
-                        frozen=False),
+                        attention='eager', frozen=False),
         dsrm=DsrmConfig(layers=1, grid=(8, 10), gate=64, heads=5),
-        head_embed=128, head_dropout=0.0, head_folded=True,
+        head_embed=96, head_dropout=0.0, head_folded=True,
     ),
     'b0': _B0,
     **{name: replace(SegRGBXConfig(), depths=MIT_DEPTHS[name])
@@ -159,21 +159,26 @@ class SegRGBX(nn.Module):
 
     def forward(
         self, rgb: Tensor, aux: Tensor, modality: Sequence[str] | Tensor,
-        embeddings: Embeddings | None = None,
+        embeddings: Embeddings | None = None, stride: int = 1,
     ) -> Tensor:
         """Segment pairs of images; one batch may mix modalities.
 
         rgb: (B, 3, H, W), ImageNet-normalized; aux: (B, 3, H, W) in [0, 1]; modality: B names, or
-        ids (B,) into `self.modalities`; embeddings: MA-CLIP's, if already known.
-        Returns logits (B, n_classes, H, W).
+        ids (B,) into `self.modalities`; embeddings: MA-CLIP's, if already known;
+        stride: of the logits (a training loss at stride 2 costs a quarter of one at 1).
+        Returns logits (B, n_classes, H/stride, W/stride).
         """
         ids = self._ids(modality)
         if embeddings is None:
             embeddings = self.embed(rgb, aux, ids)
         stream = torch.tensor([0] * len(ids) + [1 + i for i in ids], device=rgb.device)
-        return self._segment(rgb, aux, stream, embeddings)
+        logits = self._segment(rgb, aux, stream, embeddings)
+        # torch resizes few channels several times faster in this layout
+        return resize(logits.contiguous(), (rgb.shape[2] // stride, rgb.shape[3] // stride))
 
-    def embed(self, rgb: Tensor, aux: Tensor, modality: Sequence[str] | Tensor) -> Embeddings | None:
+    def embed(
+        self, rgb: Tensor, aux: Tensor, modality: Sequence[str] | Sequence[int] | Tensor
+    ) -> Embeddings | None:
         """Return MA-CLIP's embeddings of both images of each pair, or None without MA-CLIP."""
         if self.clip is None:
             return None
@@ -193,7 +198,7 @@ class SegRGBX(nn.Module):
             x_rgb, x_aux = self.rectify[i](*x.chunk(2))
             fused.append(self.fuse[i](x_rgb, x_aux))  # (B, C_i, H_i, W_i)
             x = torch.cat([x_rgb, x_aux])
-        return resize(self.head(fused), tuple(rgb.shape[2:]))
+        return self.head(fused)  # (B, n_classes, H/4, W/4)
 
     def _refine(self, x: Tensor, stream: Tensor, embeddings: Embeddings | None) -> Tensor:
         """Pass both streams through the DSRMs of stage 4."""
