@@ -154,7 +154,7 @@ def curb(
     """A raised curb of concrete along an edge: its face sees the street, its top the sky."""
     u, weather = paint.between, paint.weather
     width, height = u(0.22, 0.42), u(0.12, 0.2)
-    other = u(1.0, 3.0) * (-1 if weather.night and paint.rng.random() < 0.75 else 1)
+    other = u(2.0, 4.5) * (-1 if weather.night and paint.rng.random() < 0.85 else 1)
     if weather.sun > 0.2:
         other = -u(2, 7)
     color = paint.gray(0.3, 0.6, 0.03)
