@@ -151,6 +151,14 @@ def test_a_truncated_file_is_an_image_error(suffix, share):
     assert caught.value.cause in ('encoding', 'decode')
 
 
+def test_a_jpeg_without_its_end_is_told_as_truncated_even_where_opencv_would_pad_it():
+    data = cv2.imencode('.jpg', noise(24, 32, np.uint8, 3))[1].tobytes()
+    for lost in (1, 2, 50):
+        with pytest.raises(ImageError, match='truncated'):
+            decode_compressed('jpeg', data[:-lost])
+    assert decode_compressed('jpeg', data + bytes(64)).shape == (24, 32, 3)  # padded by a camera
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([b'', b'\xff\xd8\xff', b'\x89PNG\r\n\x1a\n']))
 def test_random_bytes_are_an_image_error(tail, head):
