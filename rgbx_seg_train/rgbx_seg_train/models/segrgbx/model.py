@@ -54,6 +54,8 @@ class SegRGBXConfig:
     pairing: str = 'rgb_dominant'  # whose S makes a stream's control prompt (Table VII)
     clip: ClipConfig | None = field(default_factory=ClipConfig)  # MA-CLIP
     dsrm: DsrmConfig | None = field(default_factory=DsrmConfig)  # refinement in stage 4
+    aux_mean: float = 0.0  # subtracted from aux before the encoder; the paper feeds aux as it is
+    aux_std: float = 1.0  # what aux is divided by after that
     head_embed: int = 512  # width of the head
     head_dropout: float = 0.1  # dropout of whole channels before the classifier
     head_folded: bool = False  # multiply the head's linear maps before applying them
@@ -81,7 +83,7 @@ PRESETS: dict[str, SegRGBXConfig] = {
         clip=ClipConfig(hidden=128, layers=3, heads=4, image_size=112, embed=128, lora_rank=4,
                         attention='eager', frozen=False),
         dsrm=DsrmConfig(layers=1, grid=(8, 10), gate=64, heads=5),
-        head_embed=96, head_dropout=0.0, head_folded=True,
+        aux_mean=0.45, aux_std=0.225, head_embed=96, head_dropout=0.0, head_folded=True,
     ),
     'b0': _B0,
     **{name: replace(SegRGBXConfig(), depths=MIT_DEPTHS[name])
@@ -140,6 +142,7 @@ class SegRGBX(nn.Module):
             config.dims, config.head_embed, n_classes, config.head_dropout, config.head_folded
         )
         self.apply(_init_weights)
+        nn.init.trunc_normal_(self.head.classify.weight, std=0.02)
         self.clip = ModalityClip(config.clip, self.modalities) if config.clip else None
         if config.dsrm and not config.clip:
             self.learned_s = nn.Parameter(torch.empty(streams, config.dims[-1]))
@@ -189,6 +192,7 @@ class SegRGBX(nn.Module):
         self, rgb: Tensor, aux: Tensor, stream: Tensor, embeddings: Embeddings | None
     ) -> Tensor:
         control = embeddings and PAIRINGS[self.config.pairing](*embeddings)  # (2B, embed)
+        aux = (aux - self.config.aux_mean) / self.config.aux_std
         x = torch.cat([rgb, aux])  # (2B, 3, H, W)
         fused = []
         for i, stage in enumerate(self.stages):
