@@ -31,11 +31,15 @@ help:  ## list the targets
 demo: $(ROS)/.built  ## play BAG through the node with BUNDLE, write a report to OUT
 	@$(IN_ROS) python -m demo --bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)'
 
+test: export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TESTS=... for some)
 	@$(IN_ROS) status=0; for tests in $(TESTS); do python -m pytest $$tests || status=1; done; exit $$status
 
 lint: $(VENV)/.lint  ## check style with ruff and types with mypy
 	@$(IN_ENV) ruff check . && mypy --strict rgbx_seg_ros
+
+sample: $(ROS)/.built $(VENV)/.test  ## make sample/ anew: scenes, training, export, bag
+	@echo "make: sample/ has no recipe yet" >&2; exit 1
 
 ros: $(ROS)/.built  ## only set up .venv and build the ROS package
 
@@ -44,6 +48,8 @@ clean:  ## remove the environment and all outputs
 
 $(VENV)/.demo: requirements/demo.txt requirements/constraints.txt scripts/ros_from_pypi.py pyproject.toml setup.cfg
 	@echo "make: installing the runtime, ROS 2 and build tools into .venv"
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 10) <= v < (3, 13) or sys.exit( \
+	  "make: %s is Python %d.%d, expected 3.10 to 3.12: say make PYTHON=python3.11" % ("$(PYTHON)", v[0], v[1]))'
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) -r requirements/demo.txt
 	@$(VENV)/bin/python scripts/ros_from_pypi.py
