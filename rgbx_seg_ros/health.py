@@ -58,12 +58,15 @@ class Status(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """One published pair in milliseconds."""
+    """One published pair in milliseconds, see SegmentationStats.msg."""
 
     skew_ms: float
     latency_ms: float
     engine_ms: float
     overhead_ms: float
+    decode_ms: float
+    postprocess_ms: float
+    wait_ms: float
 
 
 class Health:
@@ -116,10 +119,10 @@ class Health:
         return [REMEDIES[cause] for cause in counted if cause in REMEDIES and self.first(cause)]
 
     @staticmethod
-    def idle(state: str, fault: str) -> list[Status]:
+    def idle(state: str, fault: str) -> Status:
         """Return the state of a node that is not active; `fault` says why, if it is one."""
         level = Level.ERROR if fault else Level.WARN
-        return [Status('state', level, fault or state, {'state': state})]
+        return Status('state', level, fault or state, {'state': state})
 
     def statuses(self, now_ns: int, pairing: Mapping[str, int]) -> list[Status]:
         """Return the state of cameras, pairing and inference; rates are since the last call."""

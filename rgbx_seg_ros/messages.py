@@ -91,7 +91,7 @@ def _bytes(pixels: NDArray[np.uint8]) -> array.array[int]:
     # The only type that rclpy's setter takes without looking at each element: a numpy array costs
     # 52 ms per 640x480 color image there, this 0.04 ms.
     data = array.array('B')
-    data.frombytes(memoryview(np.ascontiguousarray(pixels)).cast('B'))
+    data.frombytes(np.ascontiguousarray(pixels).data.cast('B'))
     return data
 
 
@@ -135,24 +135,23 @@ def to_info(manifest: Manifest, engine: EngineInfo, stamp: Time) -> Segmentation
         bundle_sha256=manifest.onnx_sha256)
 
 
-def to_label_info(manifest: Manifest, stamp: Time) -> Any:
-    """Return the classes as vision_msgs/LabelInfo; ImportError where vision_msgs is missing."""
-    from vision_msgs.msg import LabelInfo, VisionClass
-
+def to_label_info(manifest: Manifest, _: EngineInfo, stamp: Time) -> Any:
+    """Return the classes as vision_msgs/LabelInfo, or None where vision_msgs is missing."""
+    try:
+        from vision_msgs.msg import LabelInfo, VisionClass
+    except ImportError:
+        return None
     # 255 is unlabeled by convention and stays out: consumers skip ids that are not listed.
     classes = [VisionClass(class_id=info.id, class_name=info.name) for info in manifest.classes]
     return LabelInfo(header=Header(stamp=stamp), class_map=classes)
 
 
-class Measured(NamedTuple):
-    """The times of one pair that are not in its Timing, in milliseconds."""
-
-    decode_ms: float
-    postprocess_ms: float
-    wait_ms: float
+# Latched topic below ~/ -> how to make its message, None where its package is missing.
+LATCHED: dict[str, Callable[[Manifest, EngineInfo, Time], Any]] = {
+    'info': to_info, 'label_info': to_label_info}
 
 
-def to_stats(view: View, timing: Timing, measured: Measured, manifest: Manifest,
+def to_stats(view: View, timing: Timing, manifest: Manifest,
              counts: tuple[dict[str, int], dict[str, int], int]) -> SegmentationStats:
     """Return the numbers of one pair; `counts` as Health.counts gives them."""
     received, drops, published = counts
@@ -161,7 +160,7 @@ def to_stats(view: View, timing: Timing, measured: Measured, manifest: Manifest,
     histogram = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel() / label.size
     return SegmentationStats(
         header=view.header, aux_stamp=view.aux_header.stamp,
-        **timing._asdict(), **measured._asdict(),
+        **timing._asdict(),
         mean_confidence=cv2.mean(confidence)[0] / 255,
         class_fractions=[float(histogram[info.id]) for info in manifest.classes],
         pairs_published=published, rgb_received=received['rgb'], aux_received=received['aux'],

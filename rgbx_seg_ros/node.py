@@ -10,40 +10,34 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rgbx_seg.msg import SegmentationInfo, SegmentationStats
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rgbx_seg.msg import SegmentationStats
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool
 
 from rgbx_seg_ros import RgbxSegError, messages, overlay, parameters
-from rgbx_seg_ros.diagnostics import to_diagnostics
-from rgbx_seg_ros.engine import open_engine
+from rgbx_seg_ros.diagnostics import Report, Reporter
 from rgbx_seg_ros.health import Health, Timing
 from rgbx_seg_ros.images import ImageError
 from rgbx_seg_ros.parameters import PARAMETERS, Settings
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_ros.sync import Pair, Pairer
 from rgbx_seg_ros.thermal import to_uint8
-from rgbx_seg_ros.worker import Worker
+from rgbx_seg_ros.worker import Worker, open_segmenter
 
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.event_handler import SubscriptionEventCallbacks
 except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
-SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
-RESULT = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
-                     durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SENSOR, RESULT = qos_profile_sensor_data, QoSProfile(depth=2)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 POLL_S = 0.02  # how precisely sync.max_wait is kept
-NO_PUBLISHER_S = 5.0
-ROS_PARAMETERS = ('use_sim_time', 'start_type_description_service')  # rclpy's own
 
 
 class Loaded(NamedTuple):
@@ -61,24 +55,22 @@ class Loaded(NamedTuple):
 class SegmentNode(LifecycleNode):  # type: ignore[misc]
     """Lifecycle node `segment`: configure loads the model, activate subscribes.
 
-    All callbacks are in the default, mutually exclusive group, so the pairer needs no lock.
+    All callbacks are in one, mutually exclusive group, so the pairer needs no lock.
     """
 
     def __init__(self, **arguments: Any) -> None:
         """Declare the parameters and wait; with `autostart`, start as soon as the node spins."""
         super().__init__('segment', automatically_declare_parameters_from_overrides=True,
                          **arguments)
-        self._refused = self._declare_parameters()
+        self._refused = parameters.declare(self, messages.to_descriptor)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._loaded: Loaded | None = None
         self._fault = ''  # why the last configure failed
-        self._active_since: float | None = None
         self._inputs: dict[str, Any] = {}  # stream -> subscription
         self._enabled = True
         self._camera_info: CameraInfo | None = None
         self._pairer = Pairer()
         self._health = Health(self._now_ns())
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_service(SetBool, '~/enable', self._on_enable)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
@@ -86,7 +78,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         # Timers run on the steady clock: under simulated time the node must start, and report,
         # while the clock stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(1.0, self._on_second, clock=self._steady)
+        self.create_timer(1.0, Reporter(self, self._report).on_second, clock=self._steady)
         if self.get_parameter('autostart').value:
             self._starter = self.create_timer(0.0, self._on_start, clock=self._steady)
 
@@ -112,13 +104,11 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         assert self._loaded is not None
         self._pairer = Pairer(self._loaded.settings.sync)
         self._health = Health(self._now_ns())
-        self._active_since = time.monotonic()
         self._subscribe(self._loaded)
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
         """Unsubscribe and finish the pair in work; the engine stays loaded."""
-        self._active_since = None
         if self._inputs:
             self.destroy_timer(self._poller)
         while self._inputs:
@@ -141,50 +131,45 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
     on_shutdown = on_error = on_cleanup
 
     def _load(self) -> Loaded:
-        for sentence in self._refused.values():
-            raise RgbxSegError(sentence)
+        if self._refused:
+            raise RgbxSegError(next(iter(self._refused.values())))
         settings = parameters.read({p.name: self.get_parameter(p.name).value for p in PARAMETERS})
         worker = Worker(self._on_pair)
         try:
-            segmenter = worker.call(_open_segmenter, settings)
+            segmenter = worker.call(open_segmenter, settings)
         except BaseException:
             worker.stop()
             raise
-        outputs = {name: self.create_publisher(kind, f'~/{name}', RESULT)
-                   for name, (kind, _) in messages.OUTPUTS.items()}
-        return Loaded(settings, segmenter, worker, overlay.palette(segmenter.manifest.classes),
-                      outputs, self.create_publisher(SegmentationStats, '~/stats', RESULT),
-                      self._announce(segmenter))
-
-    def _announce(self, segmenter: Segmenter) -> list[Any]:
-        """Publish what runs, latched; return the publishers."""
         manifest, engine = segmenter.manifest, segmenter.engine.info
-        stamp = self.get_clock().now().to_msg()
         self.get_logger().info(
             f'{manifest.name} ({manifest.modality}, {len(manifest.classes)} classes) runs on '
             f'{engine.backend} {engine.version}, {engine.device}, {engine.precision}.')
-        info = self.create_publisher(SegmentationInfo, '~/info', LATCHED)
-        info.publish(messages.to_info(manifest, engine, stamp))
-        try:
-            labels = messages.to_label_info(manifest, stamp)
-        except ImportError:
-            self.get_logger().info('vision_msgs is not installed: ~/label_info is not published.')
-            return [info]
-        label_info = self.create_publisher(type(labels), '~/label_info', LATCHED)
-        label_info.publish(labels)
-        return [info, label_info]
+        outputs = {name: self.create_publisher(kind, f'~/{name}', RESULT)
+                   for name, (kind, _) in messages.OUTPUTS.items()}
+        stats = self.create_publisher(SegmentationStats, '~/stats', RESULT)
+        return Loaded(settings, segmenter, worker, overlay.palette(manifest.classes), outputs,
+                      stats, self._announce(segmenter))
+
+    def _announce(self, segmenter: Segmenter) -> list[Any]:
+        """Publish what runs, for late subscribers too; return the publishers."""
+        stamp, publishers = self.get_clock().now().to_msg(), []
+        for topic, to_message in messages.LATCHED.items():
+            message = to_message(segmenter.manifest, segmenter.engine.info, stamp)
+            if message is None:
+                self.get_logger().info(f'vision_msgs is not installed: no ~/{topic}.')
+                continue
+            publishers.append(self.create_publisher(type(message), f'~/{topic}', LATCHED))
+            publishers[-1].publish(message)
+        return publishers
 
     def _subscribe(self, loaded: Loaded) -> None:
         bases = {'rgb': 'rgb', 'aux': loaded.segmenter.manifest.modality}
         events = SubscriptionEventCallbacks(message_lost=self._on_message_lost)
         for stream, base in bases.items():
             kind, suffix = messages.INPUTS[getattr(loaded.settings, f'{stream}_transport')]
-            arguments = (kind, f'{base}/image_raw{suffix}', partial(self._on_image, stream), SENSOR)
-            try:
-                subscription = self.create_subscription(*arguments, event_callbacks=events)
-            except UnsupportedEventTypeError:  # not every middleware counts its losses
-                subscription = self.create_subscription(*arguments)
-            self._inputs[stream] = subscription
+            self._inputs[stream] = self.create_subscription(
+                kind, f'{base}/image_raw{suffix}', partial(self._on_image, stream), SENSOR,
+                event_callbacks=events)
         self._inputs['camera_info'] = self.create_subscription(
             CameraInfo, 'rgb/camera_info', self._on_camera_info, SENSOR)
         self._poller = self.create_timer(POLL_S, self._on_poll, clock=self._steady)
@@ -242,14 +227,15 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
                              self._camera_info)
         mask_ns = self._publish(outputs, view)
         ended = time.perf_counter()
-        timing = Timing(pair.skew_ns / 1e6, (mask_ns - pair.rgb.stamp_ns) / 1e6, result.engine_ms,
-                        (ended - began) * 1e3 - result.engine_ms)
+        timing = Timing(
+            skew_ms=pair.skew_ns / 1e6, latency_ms=(mask_ns - pair.rgb.stamp_ns) / 1e6,
+            engine_ms=result.engine_ms, overhead_ms=(ended - began) * 1e3 - result.engine_ms,
+            decode_ms=(decoded - began) * 1e3, postprocess_ms=(ended - segmented) * 1e3,
+            wait_ms=wait_ms)
         self._health.publish(timing)
         if loaded.stats.get_subscription_count():
-            loaded.stats.publish(messages.to_stats(
-                view, timing, messages.Measured((decoded - began) * 1e3,
-                                                (ended - segmented) * 1e3, wait_ms),
-                loaded.segmenter.manifest, self._health.counts(self._pairer.drops)))
+            counts = self._health.counts(self._pairer.drops)
+            loaded.stats.publish(messages.to_stats(view, timing, loaded.segmenter.manifest, counts))
 
     def _publish(self, outputs: dict[str, Any], view: messages.View) -> int:
         """Publish `outputs` in their order; return the time after the first one, the mask."""
@@ -279,47 +265,18 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
     def _on_message_lost(self, event: Any) -> None:
         self._health.drop('lost_on_wire', event.total_count_change)
 
-    def _on_second(self) -> None:
-        """Publish the diagnostics and log what was counted for the first time."""
-        state = 'unconfigured' if self._loaded is None else 'inactive'
+    def _report(self) -> Report:
         engine = self._loaded.segmenter.engine.info if self._loaded else None
-        statuses = self._health.idle(state, self._fault)
-        if self._active_since is not None:
-            statuses = self._health.statuses(self._now_ns(), self._pairer.drops)
-            for sentence in self._health.untold(self._pairer.drops) + self._silent_topics():
-                self.get_logger().warning(sentence)
-        self._diagnostics.publish(to_diagnostics(
-            self.get_fully_qualified_name().lstrip('/'), engine,
-            self.get_clock().now().to_msg(), statuses))
-
-    def _silent_topics(self) -> list[str]:
-        """Return a sentence for each image topic that nobody has published for too long."""
-        if time.monotonic() - (self._active_since or 0.0) < NO_PUBLISHER_S:
-            return []
-        topics = [self._inputs[stream].topic_name for stream in ('rgb', 'aux')]
-        return [f'nobody publishes {topic}; start the camera, or remap the topic to its name.'
-                for topic in topics
-                if self.count_publishers(topic) == 0 and self._health.first(topic)]
-
-    def _declare_parameters(self) -> dict[str, str]:
-        """Declare the table of parameters; return why values given at start are refused."""
-        given = {name: self.get_parameter(name).value
-                 for name in self.get_parameters_by_prefix('') if name not in ROS_PARAMETERS}
-        values, refused = parameters.accept(given)
-        for name in given:  # to be declared anew, with its description
-            self.undeclare_parameter(name)
-        for parameter in PARAMETERS:
-            self.declare_parameter(parameter.name, values[parameter.name],
-                                   messages.to_descriptor(parameter), ignore_override=True)
-        return refused
+        inputs = [self._inputs[stream].topic_name for stream in ('rgb', 'aux') if self._inputs]
+        return Report(self._health, self._pairer.drops, inputs, self._fault, engine)
 
     def _on_set_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Refuse a wrong value, and one that a configured node would not heed."""
         for change in changes:
-            reason = '' if change.name in ROS_PARAMETERS else parameters.why_not(
-                change.name, change.value, self._loaded is not None)
+            reason = parameters.why_not(change.name, change.value, self._loaded is not None)
             if reason:
                 return SetParametersResult(successful=False, reason=reason)
+        for change in changes:
             self._refused.pop(change.name, None)
         return SetParametersResult(successful=True)
 
@@ -334,17 +291,6 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         """End the worker before the publishers go."""
         self.on_cleanup(None)
         super().destroy_node()
-
-
-def _open_segmenter(settings: Settings) -> Segmenter:
-    engine, manifest = open_engine(settings.bundle, settings.backend)
-    segmenter = Segmenter(engine, manifest)
-    try:
-        segmenter.warm_up(settings.warmup)
-    except BaseException:
-        engine.close()
-        raise
-    return segmenter
 
 
 def main(args: list[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import BACKENDS
 from rgbx_seg_ros.sync import ANCHORS, POLICIES, SyncConfig
 
+ROS_PARAMETERS = ('use_sim_time', 'start_type_description_service')  # rclpy's own
 TRANSPORTS = ('raw', 'compressed')
 
 
@@ -92,20 +93,32 @@ def check(name: str, value: Any) -> bool | int | float | str:
     return value  # type: ignore[no-any-return]
 
 
-def accept(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return a value for every parameter, and why values in `given` were refused, by name."""
+def declare(node: Any, describe: Callable[[Parameter], Any]) -> dict[str, str]:
+    """Declare the table on an rclpy node; return why values given at start are refused, by name.
+
+    The node must have declared what it was given (automatically_declare_parameters_from_overrides),
+    so that a misspelled name is seen at all. A refused parameter has its default.
+    """
+    given = {name: node.get_parameter(name).value
+             for name in node.get_parameters_by_prefix('') if name not in ROS_PARAMETERS}
     values = {parameter.name: parameter.default for parameter in PARAMETERS}
     refused = {}
     for name, value in given.items():
+        node.undeclare_parameter(name)
         try:
             values[name] = check(name, value)
         except RgbxSegError as error:
             refused[name] = str(error)
-    return values, refused
+    for parameter in PARAMETERS:
+        node.declare_parameter(parameter.name, values[parameter.name], describe(parameter),
+                               ignore_override=True)
+    return refused
 
 
 def why_not(name: str, value: Any, configured: bool) -> str:
     """Return why a running node cannot take `value`, or an empty text if it can."""
+    if name in ROS_PARAMETERS:
+        return ''
     try:
         check(name, value)
     except RgbxSegError as error:

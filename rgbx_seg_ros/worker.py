@@ -9,6 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Generic, TypeVar
 
+from rgbx_seg_ros.engine import open_engine
+from rgbx_seg_ros.parameters import Settings
+from rgbx_seg_ros.segmenter import Segmenter
+
 Item = TypeVar('Item')
 Result = TypeVar('Result')
 
@@ -53,3 +57,15 @@ class Worker(Generic[Item]):
         with self._lock:
             waiting, self._waiting = self._waiting, item
         return waiting
+
+
+def open_segmenter(settings: Settings) -> Segmenter:
+    """Return the segmenter of a bundle, warmed up; raises RgbxSegError."""
+    engine, manifest = open_engine(settings.bundle, settings.backend)
+    segmenter = Segmenter(engine, manifest)
+    try:
+        segmenter.warm_up(settings.warmup)
+    except BaseException:
+        engine.close()
+        raise
+    return segmenter
