@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 from rgbx_seg_ros import RgbxSegError
 
@@ -24,3 +26,11 @@ def run_command(main: Callable[[], None]) -> int:
         sys.stderr.close()
         return 0
     return 0
+
+
+class Arguments(argparse.ArgumentParser):
+    """An argument parser whose complaints are errors like all others: one sentence, exit code 1."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse found as an RgbxSegError."""
+        raise RgbxSegError(f'{message}; `{self.prog} --help` lists the arguments.')

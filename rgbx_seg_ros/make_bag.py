@@ -9,7 +9,6 @@ therefore always joins an RGB frame and an aux frame of the same still.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -20,7 +19,7 @@ import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.bag import NS, STORAGES, BagWriter
-from rgbx_seg_ros.cli import run_command
+from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.images import Array
 from rgbx_seg_ros.stills import (
     AUX_FOLDERS,
@@ -196,8 +195,8 @@ class _Recorder:
             self._writer.write_camera_info(f'/{name}/camera_info', height, width, *stamps)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Arguments:
+    parser = Arguments(
         'rgbx_make_bag', description='Make a rosbag2 of a folder of RGB and aux images, as two '
         'free-running cameras would record it.')
     add = parser.add_argument

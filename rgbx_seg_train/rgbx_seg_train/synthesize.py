@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.cli import run_command
+from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.manifest import MODALITIES
 from rgbx_seg_ros.overlay import blend, palette
 from rgbx_seg_ros.thermal import to_uint8
@@ -60,8 +60,8 @@ def _main() -> None:
     print(f'{count} pictures of {len(seeds)} scenes in {out}')
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='rgbx_synthesize', description=__doc__)
+def _parser() -> Arguments:
+    parser = Arguments(prog='rgbx_synthesize', description=__doc__)
     add = parser.add_argument
     add('out', type=Path, metavar='OUT', help='new folder for rgb/, MODALITY/ and label/')
     add(
