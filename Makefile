@@ -36,7 +36,7 @@ test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TES
 	@$(IN_ROS) status=0; for tests in $(TESTS); do python -m pytest $$tests || status=1; done; exit $$status
 
 lint: $(VENV)/.lint  ## check style with ruff and types with mypy
-	@$(IN_ENV) ruff check . && mypy --strict rgbx_seg_ros
+	@$(IN_ENV) ruff check . && mypy rgbx_seg_ros
 
 sample: $(ROS)/.built $(VENV)/.test  ## make sample/ anew: scenes, training, export, bag
 	@echo "make: sample/ has no recipe yet" >&2; exit 1

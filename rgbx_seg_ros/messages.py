@@ -105,7 +105,7 @@ def _camera_info(view: View) -> CameraInfo | None:
 
 def _aux_preview(view: View) -> Image:
     gray = view.aux if view.aux.ndim == 2 else cv2.cvtColor(view.aux, cv2.COLOR_RGB2GRAY)
-    return to_image(gray, 'mono8', view.aux_header)  # type: ignore[arg-type]
+    return to_image(gray, 'mono8', view.aux_header)
 
 
 # Topic below ~/ -> its type and how to make its message (None: nothing to publish). In the order

@@ -90,7 +90,7 @@ def check(name: str, value: Any) -> bool | int | float | str:
         good = math.isfinite(value) and parameter.low <= value <= parameter.high
     if not good:
         raise RgbxSegError(f'parameter {name} is {value!r}; expected {_expected(parameter)}.')
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def declare(node: Any, describe: Callable[[Parameter], Any]) -> dict[str, str]:

@@ -122,14 +122,14 @@ def _picture(image: Image, kind: str, words: str) -> str:
         size = (PICTURE_WIDTH, round(image.shape[0] * PICTURE_WIDTH / image.shape[1]))
         # Mixed ids would show colors of classes that are not there.
         method = cv2.INTER_NEAREST if kind == '.png' else cv2.INTER_AREA
-        image = cv2.resize(image, size, interpolation=method)  # type: ignore[assignment]
+        image = cv2.resize(image, size, interpolation=method)
     return f'<img alt="{_text(words)}" src="{_data(image, kind)}">'
 
 
 def _data(image: Image, kind: str) -> str:
     """Return an image as a URL that holds it."""
     if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)  # type: ignore[assignment]
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     data = base64.b64encode(cv2.imencode(kind, image)[1].tobytes()).decode('ascii')
     return f'data:image/{MEDIA[kind]};base64,{data}'
 
