@@ -1,0 +1,163 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""The rest of a robot for tests: the node in its own process, cameras and listeners here."""
+
+from __future__ import annotations
+
+import array
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import GetParameters, SetParameters
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+ROOT = Path(__file__).parent.parent
+PATIENCE_S = 20.0  # on a busy machine; nothing waits that long where it works
+# The default shared-memory segment of Fast DDS is smaller than an image.
+os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS',
+                      'LARGE_DATA?max_msg_size=2MB&sockets_size=4MB&non_blocking=true')
+
+
+class NodeProcess:
+    """`python -m rgbx_seg_ros.node` with parameters, and its log."""
+
+    def __init__(self, log: Path, domain: int, **parameters: Any) -> None:
+        """Start it; `sync__max_skew=0.1` stands for the parameter sync.max_skew."""
+        arguments = []
+        for name, value in parameters.items():
+            text = str(value).lower() if isinstance(value, bool) else value
+            arguments += ['-p', f'{name.replace("__", ".")}:={text}']
+        self._log = log
+        with log.open('w') as file:
+            self.process = subprocess.Popen(
+                [sys.executable, '-m', 'rgbx_seg_ros.node', '--ros-args', *arguments], cwd=ROOT,
+                stdout=file, stderr=subprocess.STDOUT,
+                env={**os.environ, 'ROS_DOMAIN_ID': str(domain), 'OMP_NUM_THREADS': '1'})
+
+    @property
+    def log(self) -> str:
+        """What the node has written so far."""
+        return self._log.read_text()
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and return the exit code."""
+        self.process.send_signal(number)
+        try:
+            return self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
+
+
+class Robot:
+    """An rclpy node of the test's own: it publishes images and keeps what it hears."""
+
+    def __init__(self, domain: int) -> None:
+        """Join the network of a ROS domain."""
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.node = rclpy.create_node('robot', context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.heard: dict[str, list[Any]] = {}
+        self._publishers: dict[str, Any] = {}
+
+    def close(self) -> None:
+        """Leave the network."""
+        self.executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def until(self, condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> bool:
+        """Spin until `condition` holds; return whether it did in time."""
+        deadline = time.monotonic() + patience_s
+        while not condition():
+            if time.monotonic() > deadline:
+                return False
+            self.executor.spin_once(timeout_sec=0.02)
+        return True
+
+    def spin(self, seconds: float) -> None:
+        """Spin for a while."""
+        self.until(lambda: False, seconds)
+
+    def listen(self, kind: type, topic: str, qos: QoSProfile | int = 10) -> list[Any]:
+        """Subscribe, wait for the publisher, and return the list that the messages go to."""
+        self.heard[topic] = []
+        self.node.create_subscription(kind, topic, self.heard[topic].append, qos)
+        assert self.until(lambda: self.node.count_publishers(topic)), f'nobody publishes {topic}'
+        return self.heard[topic]
+
+    def publish(self, topic: str, message: Any) -> None:
+        """Publish on a topic that the node must subscribe to."""
+        if topic not in self._publishers:
+            publisher = self.node.create_publisher(type(message), topic, 10)
+            assert self.until(publisher.get_subscription_count), f'nobody subscribes to {topic}'
+            self._publishers[topic] = publisher
+        self._publishers[topic].publish(message)
+
+    def call(self, kind: Any, service: str, request: Any) -> Any:
+        """Call a service and return its response."""
+        client = self.node.create_client(kind, service)
+        assert self.until(client.service_is_ready), f'no service {service}'
+        future = client.call_async(request)
+        assert self.until(future.done), f'no response from {service}'
+        self.node.destroy_client(client)
+        return future.result()
+
+    def state(self) -> str:
+        """Return the lifecycle state of the node."""
+        response = self.call(GetState, '/segment/get_state', GetState.Request())
+        return str(response.current_state.label)
+
+    def change(self, transition: str) -> bool:
+        """Ask for a lifecycle transition by name; return whether it succeeded."""
+        number = getattr(Transition, f'TRANSITION_{transition.upper()}')
+        request = ChangeState.Request(transition=Transition(id=number))
+        return bool(self.call(ChangeState, '/segment/change_state', request).success)
+
+    def set_parameter(self, name: str, value: Any) -> str:
+        """Set a parameter; return why it was refused, or an empty text."""
+        parameter = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[parameter])
+        result = self.call(SetParameters, '/segment/set_parameters', request).results[0]
+        return '' if result.successful else str(result.reason)
+
+    def get_parameter(self, name: str) -> Any:
+        """Return the value of a parameter as a message."""
+        request = GetParameters.Request(names=[name])
+        return self.call(GetParameters, '/segment/get_parameters', request).values[0]
+
+
+@contextmanager
+def robot(domain: int) -> Iterator[Robot]:
+    """Open a Robot and close it."""
+    opened = Robot(domain)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def image(pixels: np.ndarray, encoding: str, stamp_ns: int, frame_id: str = 'camera') -> Image:
+    """Return an Image message, written without the code under test."""
+    stamp = Time(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+    data = np.ascontiguousarray(pixels)
+    return Image(header=Header(stamp=stamp, frame_id=frame_id), height=data.shape[0],
+                 width=data.shape[1], encoding=encoding, step=data[0].nbytes,
+                 data=array.array('B', data.tobytes()))
