@@ -37,6 +37,7 @@ class PairRecord(NamedTuple):
     time_s: float
     skew_ms: float
     latency_ms: float
+    camera_ms: float  # the part of the latency until both images had arrived, as in the bag
     engine_ms: float
     overhead_ms: float
     wait_ms: float
@@ -83,8 +84,8 @@ class Run:
 
 def summarize(run: Run) -> dict[str, Any]:
     """Return the report of a run, ready for JSON: a number that does not exist is None."""
-    columns = dict(zip(PairRecord._fields, zip(*run.records, strict=True), strict=True))
-    skews = columns.get('skew_ms', ())
+    columns = {name: [getattr(record, name) for record in run.records]
+               for name in PairRecord._fields}
     confusion = run.confusion if run.scored else None
     summary = {
         'format': FORMAT, 'bag': run.bag, 'bundle': run.bundle, 'model': run.model,
@@ -94,13 +95,15 @@ def summarize(run: Run) -> dict[str, Any]:
         'miou': confusion.miou() if confusion else None,
         'miou_strict': confusion.miou(strict=True) if confusion else None,
         'per_class_iou': per_class(run, 'iou'), 'scored_masks': run.scored,
-        'latency_ms': spread(columns.get('latency_ms', ())),
-        'engine_ms': spread(columns.get('engine_ms', ())),
-        'overhead_ms': spread(columns.get('overhead_ms', ())),
+        'latency_ms': spread(columns['latency_ms']),
+        'camera_ms': spread(columns['camera_ms']),
+        'engine_ms': spread(columns['engine_ms']),
+        'overhead_ms': spread(columns['overhead_ms']),
         # Percentiles of the distance; the mean has the sign of aux minus rgb.
-        'skew_ms': {**spread([abs(skew) for skew in skews]), 'mean': _mean(skews)},
+        'skew_ms': {**spread([abs(skew) for skew in columns['skew_ms']]),
+                    'mean': _mean(columns['skew_ms'])},
         'player_late_ms': spread(run.player_late_ms),
-        'mean_confidence': _mean(columns.get('mean_confidence', ())),
+        'mean_confidence': _mean(columns['mean_confidence']),
         'backend': run.backend, 'device': run.device, 'precision': run.precision,
         'rate': run.rate, 'stamp_shift_s': run.stamp_shift_s, 'wall_s': run.wall_s,
         'frames': {name: dict(counts) for name, counts in run.frames.items()},

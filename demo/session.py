@@ -1,0 +1,131 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""One playing of a bag: node, recorder and player at work together."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any, BinaryIO, NamedTuple
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from demo.node_process import NodeProcess
+from demo.player import Player
+from demo.recorder import Recorder
+from demo.timeline import LiveClock, Timeline
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.sync import SyncConfig
+
+NODE = '/segment'
+START_S = 180.0  # some backends build their engine when they first meet a bundle
+SETTLE_S = 0.5  # a publisher may know a subscription that does not know it yet
+QUIET_S = 2.2  # at the end: two of the node's diagnostics, so that the last one is complete
+DRAIN_S = 60.0
+
+
+class Session(NamedTuple):
+    """What came of playing a bag."""
+
+    player: Player
+    recorder: Recorder
+    clock: LiveClock
+    exit_code: int  # of the node
+    rmw: str
+
+
+def record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate: float,
+           log: Path, spool: BinaryIO) -> Session:
+    """Play the bag through a node of its own; its pictures go to `spool`, its words to `log`."""
+    # The player shall not wait 5 ms for the interpreter whenever the recorder has it.
+    sys.setswitchinterval(0.0005)
+    with _spinning_node() as node:
+        player = Player(node, timeline)
+        recorder = Recorder(node, NODE, spool)
+        inputs = dict(zip(('rgb', modality), player.topics.values(), strict=True))
+        try:
+            with NodeProcess(ros_arguments(bundle, backend, rate, inputs), log) as process:
+                _wait_until_active(process, player, recorder)
+                clock = player.play(rate)
+                _drain(process, recorder)
+                exit_code = process.stop()
+        finally:
+            player.stop()
+        return Session(player, recorder, clock, exit_code,
+                       rclpy.get_rmw_implementation_identifier())
+
+
+def ros_arguments(bundle: Path, backend: str, rate: float, inputs: dict[str, str]) -> list[str]:
+    """Return parameters and remappings of the node; `inputs` is rgb and modality -> topic.
+
+    Played slower or faster, everything in time is stretched alike, and so must be the limits of
+    pairing: then the same pairs come out.
+    """
+    sync = SyncConfig()
+    parameters: dict[str, object] = {'bundle': f'"{bundle.resolve()}"', 'backend': backend}
+    if rate != 1:
+        for name in ('max_skew', 'max_wait', 'max_age'):
+            parameters[f'sync.{name}'] = float(getattr(sync, f'{name}_s') / rate)
+    arguments = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
+    for name, topic in inputs.items():
+        arguments += ['-r', f'{name}/image_raw:={topic}']
+    return arguments
+
+
+@contextmanager
+def _spinning_node() -> Iterator[Any]:
+    # Without rclpy's own handlers Ctrl+C is a KeyboardInterrupt here, which ends the node in order.
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node('rgbx_seg_demo')
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+
+    def spin() -> None:
+        with suppress(ExternalShutdownException):
+            executor.spin()
+
+    thread = Thread(target=spin, name='recorder', daemon=True)
+    thread.start()
+    try:
+        yield node
+    finally:
+        rclpy.try_shutdown()
+        thread.join()
+
+
+def _wait_until_active(process: NodeProcess, player: Player, recorder: Recorder) -> None:
+    deadline = time.monotonic() + START_S
+    while recorder.info is None or player.listeners() < 2:
+        reason = ''
+        if process.exit_code() is not None:
+            reason = f'the node ended with exit code {process.exit_code()} before it was active'
+        elif recorder.fault:
+            reason = f'the node cannot start: {recorder.fault.rstrip(".")}'
+        elif time.monotonic() > deadline:
+            reason = f'the node was not active after {START_S:.0f} s'
+        if reason:
+            process.stop()
+            print(process.last_words(), file=sys.stderr)
+            raise RgbxSegError(f'{reason}; its last words are above.')
+        time.sleep(0.05)
+    player.wait_ready()
+    time.sleep(SETTLE_S)
+
+
+def _drain(process: NodeProcess, recorder: Recorder) -> None:
+    """Return when the node has nothing more to publish and has told its last counts."""
+    ended = time.monotonic()
+    slowest_s = max((stats.engine_ms for stats in recorder.stats), default=0.0) / 1e3
+    while time.monotonic() < min(max(ended, recorder.last_s) + QUIET_S + 2 * slowest_s,
+                                 ended + DRAIN_S):
+        if process.exit_code() is not None:
+            print(process.last_words(), file=sys.stderr)
+            raise RgbxSegError(f'the node ended with exit code {process.exit_code()} while the bag '
+                               'was played; its last words are above.')
+        time.sleep(0.05)

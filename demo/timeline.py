@@ -1,0 +1,138 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a bag holds and when it is played; no ROS in here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.bag import COMPRESSED, StampedImage, Topics, guess_topics, read_images
+from rgbx_seg_ros.images import ImageError, decode_label
+from rgbx_seg_ros.manifest import UNLABELED, ClassInfo
+from rgbx_seg_ros.sync import Pairer
+
+SENSIBLE_DELAY_NS = 1_000_000_000  # from capture to recorder; beyond, the clocks are unrelated
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a bag in numbers."""
+
+    bag: Path
+    topics: Topics
+    counts: Counter[str]  # messages by topic
+    received: Mapping[str, Mapping[int, int]]  # topic -> stamp -> reception, rgb and aux
+    label_stamps: frozenset[int]
+    pairs: int  # that the node's pairer finds if nothing is lost
+    first_ns: int  # first and last reception
+    last_ns: int
+    start_ns: int  # stamp of the first RGB frame
+    bias_ns: int  # added to stamps so that they are of the recorder's clock; 0 for most bags
+
+    @property
+    def images(self) -> list[str]:
+        """The topics to play."""
+        return [self.topics.rgb, self.topics.aux]
+
+    @property
+    def all(self) -> list[str]:
+        """The topics to play and to compare with."""
+        return [*self.images, *([self.topics.label] if self.topics.label else [])]
+
+
+class LiveClock(NamedTuple):
+    """Where the bag's time lies on the clock of the machine; times in nanoseconds."""
+
+    timeline: Timeline
+    began_ns: int  # when the first frame is played
+    rate: float
+
+    def publish_ns(self, received_ns: int) -> int:
+        """Return when a frame is due that the recorder received at `received_ns`."""
+        return self.began_ns + self._scaled(received_ns - self.timeline.first_ns)
+
+    def stamp_ns(self, stamp_ns: int) -> int:
+        """Return the stamp that a frame gets; at rate 1 all are shifted by one constant."""
+        if stamp_ns <= 0:  # a fault of the bag that the node shall see
+            return stamp_ns
+        since = stamp_ns + self.timeline.bias_ns - self.timeline.first_ns
+        return self.began_ns + self._scaled(since)
+
+    @property
+    def shift_s(self) -> float:
+        """What is added to the first frame's stamp, in seconds."""
+        return (self.began_ns + self.timeline.bias_ns - self.timeline.first_ns) / 1e9
+
+    def _scaled(self, duration_ns: int) -> int:
+        return duration_ns if self.rate == 1 else round(duration_ns / self.rate)
+
+
+def read_timeline(bag: Path, modality: str, rgb: str = '', aux: str = '',
+                  label: str = '') -> Timeline:
+    """Return the timeline of a bag; topics that are not given are told from their names.
+
+    Raises:
+        RgbxSegError: the bag cannot be read, or no two of its frames make a pair.
+
+    """
+    topics = guess_topics(bag, modality, rgb=rgb, aux=aux, label=label)
+    streams = {topics.rgb: 'rgb', topics.aux: 'aux'}
+    pairer, pairs = Pairer(), 0
+    counts: Counter[str] = Counter({topic: 0 for topic in topics if topic})
+    received: dict[str, dict[int, int]] = {topic: {} for topic in streams}
+    labels, arrivals, delays = set(), [], []
+    for image in read_images(bag, filter(None, topics)):
+        counts[image.topic] += 1
+        if image.topic == topics.label:
+            labels.add(image.stamp_ns)
+            continue
+        arrivals.append(image.received_ns)
+        if image.stamp_ns > 0:
+            delays.append(image.received_ns - image.stamp_ns)
+            received[image.topic].setdefault(image.stamp_ns, image.received_ns)
+        pairs += len(pairer.add(streams[image.topic], image.stamp_ns, image.received_ns, None))
+    pairs += len(pairer.flush())
+    if not pairs:
+        raise RgbxSegError(
+            f'{bag}: no pair among {counts[topics.rgb]} frames of {topics.rgb} and '
+            f'{counts[topics.aux]} of {topics.aux}; expected stamps that lie within '
+            f'{pairer.config.max_skew_s * 1e3:.0f} ms; check that both cameras use one clock.')
+    delay = min(delays)
+    bias = 0 if 0 <= delay <= SENSIBLE_DELAY_NS else delay
+    return Timeline(bag, topics, counts, received, frozenset(labels), pairs, min(arrivals),
+                    max(arrivals), min(received[topics.rgb]), bias)
+
+
+def read_target(image: StampedImage) -> NDArray[np.uint8]:
+    """Return the class ids uint8 (H, W) of a label message; RgbxSegError if it holds none."""
+    message = image.message
+    try:
+        ids = (decode_label(message.format, message.data) if message.__msgtype__ == COMPRESSED
+               else image.image())
+    except ImageError as error:
+        raise RgbxSegError(f'label on {image.topic}: {error}') from None
+    if ids.ndim != 2 or ids.dtype not in (np.uint8, np.uint16) or ids.max() > UNLABELED:
+        raise RgbxSegError(f'label on {image.topic} is {image.encoding} up to {ids.max()}; '
+                           'expected mono8 class ids, 255 unlabeled.')
+    return ids.astype(np.uint8)
+
+
+def check_labels(timeline: Timeline, classes: tuple[ClassInfo, ...]) -> None:
+    """Raise if the first label of the bag holds an id that the bundle does not know."""
+    if not timeline.topics.label:
+        return
+    first = next(read_images(timeline.bag, [timeline.topics.label]))
+    known = {info.id for info in classes} | {UNLABELED}
+    strange = sorted(set(np.unique(read_target(first)).tolist()) - known)
+    if strange:
+        raise RgbxSegError(f'{timeline.bag}: the labels on {first.topic} hold the id {strange[0]}, '
+                           f'expected those of the bundle, {sorted(known)}; choose a bundle of '
+                           'these classes.')
