@@ -73,7 +73,7 @@ $(ROS)/.built: $(VENV)/.demo $(ROS)/names $(BUILT_FILES)
 	@mkdir -p $(ROS)/src/rgbx_seg
 	@ln -sfnt $(ROS)/src/rgbx_seg $(PACKAGE_PARTS:%=$(CURDIR)/%)
 	@$(VENV)/bin/python -c 'import vision_msgs' 2>/dev/null || ln -sfnt $(ROS)/src $(CURDIR)/test/vision_msgs
-	@$(IN_ENV) cd $(ROS) && AMENT_PREFIX_PATH=$(VENV) CMAKE_PREFIX_PATH=$(VENV) colcon build \
+	@$(IN_ENV) cd $(ROS) && AMENT_PREFIX_PATH=$(VENV) CMAKE_PREFIX_PATH=$(VENV) colcon --log-level error build \
 	  --symlink-install --base-paths src --event-handlers console_stderr- \
 	  --cmake-args -DPython3_EXECUTABLE=$(VENV)/bin/python3 -DBUILD_TESTING=OFF --no-warn-unused-cli
 	@touch $@
