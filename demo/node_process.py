@@ -80,12 +80,12 @@ def set_private_middleware() -> None:
 
 
 def free_domain() -> int:
-    """Return a random domain id whose first ports nobody on this machine uses."""
+    """Return a random domain id that nobody on this machine uses."""
     for domain in random.sample(range(1, 100), 99):
-        # DDS: the first participant's discovery port is 7410 + 250 * domain.
+        # Every participant listens to its domain's discovery port, which DDS numbers so.
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
-                probe.bind(('', 7410 + 250 * domain))
+                probe.bind(('', 7400 + 250 * domain))
             except OSError:
                 continue
             return domain

@@ -37,10 +37,11 @@ class Outgoing(NamedTuple):
 class Player:
     """Plays rgb and aux; compressed topics are decoded, so that the wire carries the true load."""
 
-    def __init__(self, node: Any, timeline: Timeline) -> None:
-        """Start to prepare messages."""
+    def __init__(self, node: Any, timeline: Timeline, space: str) -> None:
+        """Start to prepare messages; they will go to the bag's topics within namespace `space`."""
         self.timeline = timeline
-        self.topics = {topic: topic.removesuffix('/compressed') for topic in timeline.images}
+        self.topics = {topic: space + topic.removesuffix('/compressed')
+                       for topic in timeline.images}
         self._publishers = {topic: node.create_publisher(Image, name, DRIVER)
                             for topic, name in self.topics.items()}
         self.published: Counter[str] = Counter({topic: 0 for topic in self.topics})

@@ -28,7 +28,7 @@ PICTURES = ('mask', 'confidence', 'overlay')
 
 
 class Recorder:
-    """Subscribes to the node's topics below `name`, e.g. /segment."""
+    """Subscribes to the node's topics below `name`, its own full name."""
 
     def __init__(self, node: Any, name: str, spool: BinaryIO) -> None:
         """Subscribe; pictures go to the file `spool`, open for reading and writing."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -23,7 +24,6 @@ from demo.timeline import LiveClock, Timeline
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.sync import SyncConfig
 
-NODE = '/segment'
 START_S = 180.0  # some backends build their engine when they first meet a bundle
 SETTLE_S = 0.5  # a publisher may know a subscription that does not know it yet
 QUIET_S = 2.2  # at the end: two of the node's diagnostics, so that the last one is complete
@@ -46,11 +46,13 @@ def record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate: 
     # The player shall not wait 5 ms for the interpreter whenever the recorder has it.
     sys.setswitchinterval(0.0005)
     with _spinning_node() as node:
-        player = Player(node, timeline)
-        recorder = Recorder(node, NODE, spool)
+        # Whoever else is in this domain, of another machine perhaps, is in another namespace.
+        space = f'/demo_{secrets.token_hex(4)}'
+        player = Player(node, timeline, space)
+        recorder = Recorder(node, f'{space}/segment', spool)
         inputs = dict(zip(('rgb', modality), player.topics.values(), strict=True))
         try:
-            with NodeProcess(ros_arguments(bundle, backend, rate, inputs), log) as process:
+            with NodeProcess(ros_arguments(bundle, backend, rate, space, inputs), log) as process:
                 _wait_until_active(process, player, recorder)
                 clock = player.play(rate)
                 _drain(process, recorder)
@@ -61,8 +63,9 @@ def record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate: 
                        rclpy.get_rmw_implementation_identifier())
 
 
-def ros_arguments(bundle: Path, backend: str, rate: float, inputs: dict[str, str]) -> list[str]:
-    """Return parameters and remappings of the node; `inputs` is rgb and modality -> topic.
+def ros_arguments(bundle: Path, backend: str, rate: float, space: str,
+                  inputs: dict[str, str]) -> list[str]:
+    """Return the ROS arguments of the node in namespace `space`; `inputs`: rgb, modality -> topic.
 
     Played slower or faster, everything in time is stretched alike, and so must be the limits of
     pairing: then the same pairs come out.
@@ -73,6 +76,7 @@ def ros_arguments(bundle: Path, backend: str, rate: float, inputs: dict[str, str
         for name in ('max_skew', 'max_wait', 'max_age'):
             parameters[f'sync.{name}'] = float(getattr(sync, f'{name}_s') / rate)
     arguments = [word for name, value in parameters.items() for word in ('-p', f'{name}:={value}')]
+    arguments += ['-r', f'__ns:={space}']
     for name, topic in inputs.items():
         arguments += ['-r', f'{name}/image_raw:={topic}']
     return arguments

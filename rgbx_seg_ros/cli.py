@@ -18,7 +18,9 @@ def run_command(main: Callable[[], None]) -> int:
     try:
         main()
     except RgbxSegError as error:
-        print(f'{Path(sys.argv[0]).stem}: error: {error}', file=sys.stderr)
+        program = Path(sys.argv[0])
+        name = program.parent.name if program.stem == '__main__' else program.stem
+        print(f'{name}: error: {error}', file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -75,8 +75,8 @@ def _headline(run: Run, summary: Mapping[str, Any]) -> str:
         ('mean IoU', score, scored),
         ('pairs', f'{run.pairs_published} <small>of {run.pairs_in_bag}</small>',
          'published, of those in the bag'),
-        ('latency', _ms(latency['p50']), f'capture to mask, median; {_ms(summary["camera_ms"]["p50"])} of it until both images are '
-         f'there'),
+        ('latency', _ms(latency['p50']), 'capture to mask, median; '
+         f'{_ms(summary["camera_ms"]["p50"])} of it until both images are there'),
         ('engine', _ms(engine['p50']),
          f'median; everything else {_ms(summary["overhead_ms"]["p50"])}'),
         ('skew', _ms(skew['p50']), f'between the cameras, median; most {_ms(skew["max"])}'),
