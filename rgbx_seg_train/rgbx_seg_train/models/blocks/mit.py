@@ -1,10 +1,10 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""Mix Transformer (SegFormer's encoder, arXiv 2105.15203) whose attention also reads prompt tokens.
+"""Mix Transformer (SegFormer's encoder, arXiv 2105.15203) whose attention also reads prompts.
 
-Parameters map one to one to `transformers`' SegformerModel (`segrgbx/convert.py`). Ours: prompts join
-keys and values after the spatial reduction, and tokens stay in one memory layout: (B, N, C) tokens
-seen as (B, C, H, W) are channels-last, so no step between attention and convolution copies.
+Parameters map one to one to `transformers`' SegformerModel (`segrgbx/convert.py`). Ours: prompts
+join keys and values after the spatial reduction, and tokens stay in one memory layout: (B, N, C)
+tokens seen as (B, C, H, W) are channels-last, so no step between attention and convolution copies.
 """
 
 from __future__ import annotations

@@ -7,10 +7,10 @@ Facts (high confidence): MiT encoder shared by both streams, FRM/FFM of CMX at e
 head. Medium: MA-CLIP (CLIP ViT-B/16 image tower, one LoRA per RGB-X pair). Low: the inside of the
 DSRM, see `dsrm.py`.
 Assumed: one linear layer per stage makes the control prompt; 8 modality-aligned prompts per stage
-and stream modality. The spatial reduction of MiT's attention is a strided convolution, which prompts
-cannot pass, so they join keys and values after it; the paper drops the prompts' own outputs, which
-makes this the same formula. Without MA-CLIP (Table VI) there is no control prompt, and the DSRM's S
-is a learned vector per modality.
+and stream modality. The spatial reduction of MiT's attention is a strided convolution, which
+prompts cannot pass, so they join keys and values after it; the paper drops the prompts' own
+outputs, which makes this the same formula. Without MA-CLIP (Table VI) there is no control prompt,
+and the DSRM's S is a learned vector per modality.
 """
 
 from __future__ import annotations
