@@ -302,6 +302,9 @@ def main(args: list[str] | None = None) -> int:
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():
+            raise  # else the signal took the context away from under a callback that published
     finally:
         if node is not None:
             node.destroy_node()

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import array
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,14 +30,28 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 ROOT = Path(__file__).parent.parent
+SETTLE_S = 0.5
 PATIENCE_S = 20.0  # on a busy machine; nothing waits that long where it works
 # The default shared-memory segment of Fast DDS is smaller than an image.
 os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS',
                       'LARGE_DATA?max_msg_size=2MB&sockets_size=4MB&non_blocking=true')
 
 
+def free_domain() -> int:
+    """Return a ROS domain in which nobody on this machine is, other tests included."""
+    # Low numbers only: higher ones need ports that a machine may use for outgoing connections.
+    for domain in random.SystemRandom().sample(range(1, 101), 100):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(('', 7400 + 250 * domain))  # where DDS participants find each other
+            except OSError:
+                continue
+            return domain
+    raise RuntimeError('no free ROS domain from 1 to 100.')
+
+
 class NodeProcess:
-    """`python -m rgbx_seg_ros.node` with parameters, and its log."""
+    """`python -m rgbx_seg_ros.node` with parameters, and its log; killed when its scope ends."""
 
     def __init__(self, log: Path, domain: int, **parameters: Any) -> None:
         """Start it; `sync__max_skew=0.1` stands for the parameter sync.max_skew."""
@@ -62,6 +78,15 @@ class NodeProcess:
             return self.process.wait(PATIENCE_S)
         finally:
             self.process.kill()
+
+    def __enter__(self) -> NodeProcess:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave no process behind when a test fails."""
+        self.process.kill()
+        self.process.wait()
 
 
 class Robot:
@@ -108,6 +133,9 @@ class Robot:
         if topic not in self._publishers:
             publisher = self.node.create_publisher(type(message), topic, 10)
             assert self.until(publisher.get_subscription_count), f'nobody subscribes to {topic}'
+            # The subscriber learns of a publisher later than the publisher of it, and a best-effort
+            # one misses what comes before.
+            self.spin(SETTLE_S)
             self._publishers[topic] = publisher
         self._publishers[topic].publish(message)
 
