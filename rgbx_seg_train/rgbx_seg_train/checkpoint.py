@@ -1,0 +1,161 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""One file that restarts a run or gives its model: weights, optimizer, step, configuration.
+
+It is a safetensors file, so reading one runs no code. Tensors are named `model/…`, `ema/…`,
+`optimizer/<parameter>/…` and `rng`; the rest is JSON in its header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_train.config import Config
+from rgbx_seg_train.config_file import config_to_dict, parse_config
+from rgbx_seg_train.models import find_family, find_preset
+
+HEADER = 'rgbx_seg'
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+    best_miou: float = -1.0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds; `tensors` by the names above."""
+
+    config: Config
+    n_classes: int
+    progress: Progress
+    tensors: dict[str, Tensor]
+
+    def group(self, name: str) -> dict[str, Tensor]:
+        """Return the tensors of one group, without the group's name."""
+        start = f'{name}/'
+        return {key[len(start):]: t for key, t in self.tensors.items() if key.startswith(start)}
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights to use: the averaged ones where there are any."""
+        return self.group('ema') or self.group('model')
+
+
+def save_checkpoint(path: Path, config: Config, n_classes: int, progress: Progress,
+                    groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Write a checkpoint whole or not at all."""
+    tensors = {f'{group}/{name}': tensor.detach().cpu().contiguous().clone()
+               for group, named in groups.items() for name, tensor in named.items()}
+    header = {'format': FORMAT, 'config': config_to_dict(config), 'n_classes': n_classes,
+              'progress': asdict(progress), 'torch': str(torch.__version__)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}-{os.getpid()}')
+    try:
+        save_file(tensors, temporary, {HEADER: json.dumps(header)})
+        temporary.chmod(0o644)  # safetensors makes it private
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Return what a checkpoint holds; RgbxSegError if it is missing, broken or another's."""
+    path = Path(path)
+    if not path.is_file():
+        raise RgbxSegError(f'checkpoint {path}: no such file; expected one that rgbx_train wrote, '
+                           'such as runs/NAME/best.safetensors.')
+    try:
+        with safe_open(path, 'pt') as file:
+            text = (file.metadata() or {}).get(HEADER)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise RgbxSegError(f'checkpoint {path}: cannot be read ({str(error)[:80]}); it is damaged '
+                           'or not a safetensors file: copy it again or train anew.') from None
+    if text is None:
+        raise RgbxSegError(f'checkpoint {path}: has no header of rgbx_train; expected one that '
+                           'rgbx_train wrote.')
+    header = _header(text, path)
+    return Checkpoint(parse_config(header['config'], f'checkpoint {path}'), header['n_classes'],
+                      Progress(**header['progress']), tensors)
+
+
+def _header(text: str, path: Path) -> dict[str, Any]:
+    header = json.loads(text)
+    if header.get('format') != FORMAT:
+        raise RgbxSegError(f'checkpoint {path}: format {header.get("format")}; expected {FORMAT}; '
+                           'use the version of rgbx_seg_train that wrote it.')
+    return header
+
+
+def build_model(config: Config, n_classes: int) -> nn.Module:
+    """Return a new model as the configuration says, with random weights."""
+    model = config.model
+    return find_family(model.family).build(find_preset(model.family, model.preset), n_classes)
+
+
+def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
+    """Return the trained model of a checkpoint, in eval mode; all its weights must fit."""
+    checkpoint = load_checkpoint(path)
+    model = build_model(checkpoint.config, checkpoint.n_classes)
+    load_weights(model, checkpoint.weights(), path)
+    return model.eval(), checkpoint
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: Path) -> None:
+    """Load weights that must fit the model exactly."""
+    expected = model.state_dict()
+    wrong = [name for name in expected.keys() | weights.keys()
+             if name not in weights or name not in expected
+             or weights[name].shape != expected[name].shape]
+    if wrong:
+        raise RgbxSegError(f'checkpoint {origin}: {len(wrong)} tensors do not fit the model (such '
+                           f'as {sorted(wrong)[0]}); it is of another version or family: train it '
+                           'anew.')
+    model.load_state_dict(weights)
+
+
+def initialize(model: nn.Module, path: Path) -> int:
+    """Load the weights of a checkpoint that fit by name and shape; return how many tensors did."""
+    weights, expected = load_checkpoint(path).weights(), model.state_dict()
+    fitting = {name: tensor for name, tensor in weights.items()
+               if name in expected and tensor.shape == expected[name].shape}
+    if not fitting:
+        raise RgbxSegError(f'train.init {path}: none of its {len(weights)} tensors fits the model; '
+                           'name a checkpoint of the same family.')
+    model.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state by parameter name."""
+    state = optimizer.state
+    return {f'{name}/{key}': torch.as_tensor(value)
+            for name, parameter in model.named_parameters() if parameter in state
+            for key, value in state[parameter].items()}
+
+
+def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer,
+                      tensors: Mapping[str, Tensor]) -> None:
+    """Give the optimizer back the state that `optimizer_tensors` took."""
+    parameters = dict(model.named_parameters())
+    for full, tensor in tensors.items():
+        name, key = full.rsplit('/', 1)
+        parameter = parameters[name]
+        device = parameter.device if tensor.ndim else tensor.device
+        optimizer.state[parameter][key] = tensor.to(device)
