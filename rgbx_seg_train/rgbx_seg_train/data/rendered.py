@@ -110,7 +110,6 @@ def _build_cache(settings: RenderSettings, folder: Path) -> None:
         for array in arrays.values():
             array.flush()
         if not folder.is_dir():  # another process may have been faster
-            temporary.chmod(0o755)
             os.replace(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
