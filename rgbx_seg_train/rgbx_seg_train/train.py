@@ -124,8 +124,9 @@ def train(config: Config, resume: bool = False) -> Path:
                                                   settings.batch_size), accelerator)
         data_s += time.monotonic() - started
 
-        logits = network(*_images(rgb, aux, settings), [data.modality] * len(rgb))
-        loss = segmentation_loss(logits, label.long(), config.loss, weights)
+        stride = config.loss.stride
+        logits = network(*_images(rgb, aux, settings), [data.modality] * len(rgb), stride=stride)
+        loss = segmentation_loss(logits, label[:, ::stride, ::stride].long(), config.loss, weights)
         accelerator.backward(loss)
         if settings.clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
