@@ -12,8 +12,10 @@ BUNDLE ?= sample/bundle
 OUT    ?= out/demo
 TESTS  ?= test rgbx_seg_train/tests
 
-# A ROS installation sourced in the caller's shell would mix with the one in .venv.
-unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH ROS_DISTRO
+# A ROS installation sourced in the caller's shell would mix with the one in .venv, and its choice of
+# middleware may be absent there. Confined to this machine, Fast DDS drops the transport for images.
+unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
+unexport ROS_DISTRO RMW_IMPLEMENTATION ROS_LOCALHOST_ONLY ROS_AUTOMATIC_DISCOVERY_RANGE ROS_STATIC_PEERS
 
 PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq
 IN_ENV := source $(VENV)/bin/activate &&
@@ -31,7 +33,6 @@ help:  ## list the targets
 demo: $(ROS)/.built  ## play BAG through the node with BUNDLE, write a report to OUT
 	@$(IN_ROS) python -m demo --bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)'
 
-test: export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
 test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TESTS=... for some)
 	@$(IN_ROS) status=0; for tests in $(TESTS); do python -m pytest $$tests || status=1; done; exit $$status
 
