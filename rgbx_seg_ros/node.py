@@ -26,7 +26,7 @@ from rgbx_seg_ros.health import Health, Timing
 from rgbx_seg_ros.images import ImageError
 from rgbx_seg_ros.parameters import PARAMETERS, Settings
 from rgbx_seg_ros.segmenter import Segmenter
-from rgbx_seg_ros.sync import Pair, Pairer
+from rgbx_seg_ros.sync import STREAMS, Pair, Pairer
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_ros.worker import Worker, open_segmenter
 
@@ -47,9 +47,7 @@ class Loaded(NamedTuple):
     segmenter: Segmenter  # called on the worker's thread only
     worker: Worker[Pair]
     palette: Any  # uint8 (256, 3)
-    outputs: dict[str, Any]  # topic below ~/ -> publisher
-    stats: Any
-    latched: list[Any]
+    publishers: dict[str, Any]  # by topic below ~/
 
 
 class SegmentNode(LifecycleNode):  # type: ignore[misc]
@@ -72,9 +70,9 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         self._pairer = Pairer()
         self._health = Health(self._now_ns())
         self.create_service(SetBool, '~/enable', self._on_enable)
+        backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1))
         self._jumps = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
-            post_callback=lambda _: self._pairer.reset())
+            backward, post_callback=lambda _: self._pairer.reset())
         # Timers run on the steady clock: under simulated time the node must start, and report,
         # while the clock stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -91,10 +89,9 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         """Load the bundle and warm up; a fault is one sentence and leaves the node unconfigured."""
         try:
             self._loaded = self._load()
-        except Exception as error:  # an inference library may raise anything
-            known = isinstance(error, RgbxSegError)
-            self._fault = str(error) if known else f'{type(error).__name__}: {error}'
-            self.get_logger().error(f'cannot configure: {self._fault}')
+        except RgbxSegError as error:
+            self._fault = str(error)
+            self.get_logger().error(f'cannot configure: {error}')
             return TransitionCallbackReturn.FAILURE
         self._fault = ''
         return TransitionCallbackReturn.SUCCESS
@@ -124,7 +121,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
             loaded, self._loaded = self._loaded, None
             loaded.worker.call(loaded.segmenter.engine.close)
             loaded.worker.stop()
-            for publisher in (*loaded.outputs.values(), loaded.stats, *loaded.latched):
+            for publisher in loaded.publishers.values():
                 self.destroy_publisher(publisher)
         return TransitionCallbackReturn.SUCCESS
 
@@ -144,35 +141,36 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         self.get_logger().info(
             f'{manifest.name} ({manifest.modality}, {len(manifest.classes)} classes) runs on '
             f'{engine.backend} {engine.version}, {engine.device}, {engine.precision}.')
-        outputs = {name: self.create_publisher(kind, f'~/{name}', RESULT)
-                   for name, (kind, _) in messages.OUTPUTS.items()}
-        stats = self.create_publisher(SegmentationStats, '~/stats', RESULT)
-        return Loaded(settings, segmenter, worker, overlay.palette(manifest.classes), outputs,
-                      stats, self._announce(segmenter))
+        return Loaded(settings, segmenter, worker, overlay.palette(manifest.classes),
+                      self._advertise(segmenter))
 
-    def _announce(self, segmenter: Segmenter) -> list[Any]:
-        """Publish what runs, for late subscribers too; return the publishers."""
-        stamp, publishers = self.get_clock().now().to_msg(), []
-        for topic, to_message in messages.LATCHED.items():
+    def _advertise(self, segmenter: Segmenter) -> dict[str, Any]:
+        """Create the publishers, by topic below ~/, and publish the latched messages."""
+        kinds = {name: kind for name, (kind, _) in messages.OUTPUTS.items()}
+        publishers = {name: self.create_publisher(kind, f'~/{name}', RESULT)
+                      for name, kind in (kinds | {'stats': SegmentationStats}).items()}
+        stamp = self.get_clock().now().to_msg()
+        for name, to_message in messages.LATCHED.items():
             message = to_message(segmenter.manifest, segmenter.engine.info, stamp)
             if message is None:
-                self.get_logger().info(f'vision_msgs is not installed: no ~/{topic}.')
+                self.get_logger().info(f'vision_msgs is not installed: no ~/{name}.')
                 continue
-            publishers.append(self.create_publisher(type(message), f'~/{topic}', LATCHED))
-            publishers[-1].publish(message)
+            publishers[name] = self.create_publisher(type(message), f'~/{name}', LATCHED)
+            publishers[name].publish(message)
         return publishers
 
     def _subscribe(self, loaded: Loaded) -> None:
-        bases = {'rgb': 'rgb', 'aux': loaded.segmenter.manifest.modality}
-        events = SubscriptionEventCallbacks(message_lost=self._on_message_lost)
-        for stream, base in bases.items():
+        events = SubscriptionEventCallbacks(message_lost=lambda event: self._health.drop(
+            'lost_on_wire', event.total_count_change))
+        for stream, base in (('rgb', 'rgb'), ('aux', loaded.segmenter.manifest.modality)):
             kind, suffix = messages.INPUTS[getattr(loaded.settings, f'{stream}_transport')]
             self._inputs[stream] = self.create_subscription(
                 kind, f'{base}/image_raw{suffix}', partial(self._on_image, stream), SENSOR,
                 event_callbacks=events)
         self._inputs['camera_info'] = self.create_subscription(
-            CameraInfo, 'rgb/camera_info', self._on_camera_info, SENSOR)
-        self._poller = self.create_timer(POLL_S, self._on_poll, clock=self._steady)
+            CameraInfo, 'rgb/camera_info', partial(setattr, self, '_camera_info'), SENSOR)
+        self._poller = self.create_timer(
+            POLL_S, lambda: self._offer(self._pairer.poll(self._hold_ns())), clock=self._steady)
 
     def _on_image(self, stream: str, message: Any) -> None:
         """Hand one image of stream 'rgb' or 'aux' over to the pairer."""
@@ -182,11 +180,8 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         except ImageError as error:
             self._skip(error.cause, f'{self._inputs[stream].topic_name}: {error}')
             return
-        stamp_ns = messages.stamp_ns(message.header)
-        self._offer(self._pairer.add(stream, stamp_ns, self._hold_ns(), message))
-
-    def _on_poll(self) -> None:
-        self._offer(self._pairer.poll(self._hold_ns()))
+        self._offer(self._pairer.add(
+            stream, messages.stamp_ns(message.header), self._hold_ns(), message))
 
     def _offer(self, pairs: list[Pair]) -> None:
         """Let the newest pair wait for the engine."""
@@ -212,9 +207,9 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         loaded, began = self._loaded, time.perf_counter()
         assert loaded is not None
         wait_ms = (self._hold_ns() - max(pair.rgb.arrival_ns, pair.aux.arrival_ns)) / 1e6
-        outputs = {name: publisher for name, publisher in loaded.outputs.items()
-                   if publisher.get_subscription_count()}
-        if not outputs and not loaded.stats.get_subscription_count():
+        wanted = [name for name in (*messages.OUTPUTS, 'stats')
+                  if loaded.publishers[name].get_subscription_count()]
+        if not wanted:
             self._health.drop('no_listener')
             return
         rgb = messages.to_rgb(pair.rgb.data)
@@ -225,27 +220,24 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         view = messages.View(pair.rgb.data.header, pair.aux.data.header, rgb, aux, result,
                              loaded.palette, self.get_parameter('overlay.alpha').value,
                              self._camera_info)
-        mask_ns = self._publish(outputs, view)
+        times_ns = [self._publish(loaded, name, view) for name in wanted if name != 'stats']
         ended = time.perf_counter()
+        mask_ns = times_ns[0] if times_ns else self._now_ns()
         timing = Timing(
             skew_ms=pair.skew_ns / 1e6, latency_ms=(mask_ns - pair.rgb.stamp_ns) / 1e6,
             engine_ms=result.engine_ms, overhead_ms=(ended - began) * 1e3 - result.engine_ms,
             decode_ms=(decoded - began) * 1e3, postprocess_ms=(ended - segmented) * 1e3,
             wait_ms=wait_ms)
         self._health.publish(timing)
-        if loaded.stats.get_subscription_count():
-            counts = self._health.counts(self._pairer.drops)
-            loaded.stats.publish(messages.to_stats(view, timing, loaded.segmenter.manifest, counts))
+        if 'stats' in wanted:
+            loaded.publishers['stats'].publish(messages.to_stats(
+                view, timing, loaded.segmenter.manifest, self._health.counts(self._pairer.drops)))
 
-    def _publish(self, outputs: dict[str, Any], view: messages.View) -> int:
-        """Publish `outputs` in their order; return the time after the first one, the mask."""
-        first_ns = 0
-        for name, publisher in outputs.items():
-            message = messages.OUTPUTS[name][1](view)
-            if message is not None:
-                publisher.publish(message)
-            first_ns = first_ns or self._now_ns()
-        return first_ns or self._now_ns()
+    def _publish(self, loaded: Loaded, name: str, view: messages.View) -> int:
+        """Publish one output, if there is anything to say; return the time."""
+        if (message := messages.OUTPUTS[name][1](view)) is not None:
+            loaded.publishers[name].publish(message)
+        return self._now_ns()
 
     def _skip(self, cause: str, sentence: str) -> None:
         """Count what cannot be used, and say why the first time."""
@@ -253,32 +245,25 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         if self._health.first(cause):
             self.get_logger().warning(f'{sentence} Skipped; more of this kind are only counted.')
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
-
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> Any:
         self._enabled = request.data
         response.success = True
         response.message = 'segmenting' if request.data else 'paused: pairs are dropped'
         return response
 
-    def _on_message_lost(self, event: Any) -> None:
-        self._health.drop('lost_on_wire', event.total_count_change)
-
     def _report(self) -> Report:
-        engine = self._loaded.segmenter.engine.info if self._loaded else None
-        inputs = [self._inputs[stream].topic_name for stream in ('rgb', 'aux') if self._inputs]
-        return Report(self._health, self._pairer.drops, inputs, self._fault, engine)
+        return Report(
+            self._health, self._pairer.drops, fault=self._fault,
+            inputs=[self._inputs[stream].topic_name for stream in STREAMS if self._inputs],
+            engine=self._loaded.segmenter.engine.info if self._loaded else None)
 
     def _on_set_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Refuse a wrong value, and one that a configured node would not heed."""
-        for change in changes:
-            reason = parameters.why_not(change.name, change.value, self._loaded is not None)
-            if reason:
-                return SetParametersResult(successful=False, reason=reason)
-        for change in changes:
+        reason = parameters.why_not({change.name: change.value for change in changes},
+                                    configured=self._loaded is not None)
+        for change in () if reason else changes:
             self._refused.pop(change.name, None)
-        return SetParametersResult(successful=True)
+        return SetParametersResult(successful=not reason, reason=reason)
 
     def _now_ns(self) -> int:
         return int(self.get_clock().now().nanoseconds)

@@ -115,17 +115,18 @@ def declare(node: Any, describe: Callable[[Parameter], Any]) -> dict[str, str]:
     return refused
 
 
-def why_not(name: str, value: Any, configured: bool) -> str:
-    """Return why a running node cannot take `value`, or an empty text if it can."""
-    if name in ROS_PARAMETERS:
-        return ''
-    try:
-        check(name, value)
-    except RgbxSegError as error:
-        return str(error)
-    if configured and _BY_NAME[name].read_only:
-        return (f'parameter {name} cannot change while the node is configured; deactivate and '
-                'clean it up first.')
+def why_not(changes: Mapping[str, Any], configured: bool) -> str:
+    """Return why a running node cannot take `changes`, name -> value; an empty text if it can."""
+    for name, value in changes.items():
+        if name in ROS_PARAMETERS:
+            continue
+        try:
+            check(name, value)
+        except RgbxSegError as error:
+            return str(error)
+        if configured and _BY_NAME[name].read_only:
+            return (f'parameter {name} cannot change while the node is configured; deactivate and '
+                    'clean it up first.')
     return ''
 
 

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Generic, TypeVar
 
+from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import open_engine
 from rgbx_seg_ros.parameters import Settings
 from rgbx_seg_ros.segmenter import Segmenter
@@ -60,12 +61,17 @@ class Worker(Generic[Item]):
 
 
 def open_segmenter(settings: Settings) -> Segmenter:
-    """Return the segmenter of a bundle, warmed up; raises RgbxSegError."""
-    engine, manifest = open_engine(settings.bundle, settings.backend)
-    segmenter = Segmenter(engine, manifest)
+    """Return the segmenter of a bundle, warmed up; raises RgbxSegError whatever is wrong."""
+    engine = None
     try:
+        engine, manifest = open_engine(settings.bundle, settings.backend)
+        segmenter = Segmenter(engine, manifest)
         segmenter.warm_up(settings.warmup)
-    except BaseException:
-        engine.close()
-        raise
-    return segmenter
+        return segmenter
+    except Exception as error:
+        if engine is not None:
+            engine.close()
+        if isinstance(error, RgbxSegError):
+            raise
+        raise RgbxSegError(f'bundle {settings.bundle}: the engine failed at start '
+                           f'({type(error).__name__}: {error}).') from error

@@ -98,8 +98,11 @@ def test_settings_without_a_bundle_say_how_to_give_one():
 
 
 def test_configured_node_takes_only_the_opacity():
-    assert parameters.why_not('overlay.alpha', 0.3, configured=True) == ''
-    assert 'expected' in parameters.why_not('overlay.alpha', 3.0, configured=True)
-    assert 'clean it up first' in parameters.why_not('bundle', '/b', configured=True)
-    assert parameters.why_not('bundle', '/b', configured=False) == ''
-    assert parameters.why_not('use_sim_time', True, configured=True) == ''
+    def why_not(configured=True, **changes):
+        names = {name.replace('__', '.'): value for name, value in changes.items()}
+        return parameters.why_not(names, configured)
+
+    assert why_not(overlay__alpha=0.3) == why_not(use_sim_time=True) == ''
+    assert why_not(configured=False, bundle='/b', overlay__alpha=1.0) == ''
+    assert 'expected' in why_not(overlay__alpha=3.0)
+    assert 'clean it up first' in why_not(overlay__alpha=0.3, bundle='/b')
