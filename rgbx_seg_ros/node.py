@@ -20,11 +20,12 @@ from rgbx_seg.msg import SegmentationStats
 from sensor_msgs.msg import CameraInfo
 from std_srvs.srv import SetBool
 
-from rgbx_seg_ros import RgbxSegError, messages, overlay, parameters
+from rgbx_seg_ros import RgbxSegError, messages, overlay
+from rgbx_seg_ros.cli import run_command
 from rgbx_seg_ros.diagnostics import Report, Reporter
 from rgbx_seg_ros.health import Health, Timing
 from rgbx_seg_ros.images import ImageError
-from rgbx_seg_ros.parameters import PARAMETERS, Settings
+from rgbx_seg_ros.parameters import Declared, Settings
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_ros.sync import STREAMS, Pair, Pairer
 from rgbx_seg_ros.thermal import to_uint8
@@ -60,7 +61,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         """Declare the parameters and wait; with `autostart`, start as soon as the node spins."""
         super().__init__('segment', automatically_declare_parameters_from_overrides=True,
                          **arguments)
-        self._refused = parameters.declare(self, messages.to_descriptor)
+        self._parameter_table = Declared(self, messages.to_descriptor)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._loaded: Loaded | None = None
         self._fault = ''  # why the last configure failed
@@ -128,9 +129,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
     on_shutdown = on_error = on_cleanup
 
     def _load(self) -> Loaded:
-        if self._refused:
-            raise RgbxSegError(next(iter(self._refused.values())))
-        settings = parameters.read({p.name: self.get_parameter(p.name).value for p in PARAMETERS})
+        settings = self._parameter_table.settings()
         worker = Worker(self._on_pair)
         try:
             segmenter = worker.call(open_segmenter, settings)
@@ -259,10 +258,8 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 
     def _on_set_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Refuse a wrong value, and one that a configured node would not heed."""
-        reason = parameters.why_not({change.name: change.value for change in changes},
-                                    configured=self._loaded is not None)
-        for change in () if reason else changes:
-            self._refused.pop(change.name, None)
+        reason = self._parameter_table.change({change.name: change.value for change in changes},
+                                              configured=self._loaded is not None)
         return SetParametersResult(successful=not reason, reason=reason)
 
     def _now_ns(self) -> int:
@@ -279,10 +276,17 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM; return 0."""
-    node = None
+    """Run the node until SIGINT or SIGTERM; return the exit code."""
+    return run_command(partial(_spin, args))
+
+
+def _spin(args: list[str] | None) -> None:
     try:
         rclpy.init(args=args)
+    except RuntimeError as error:
+        raise RgbxSegError(f'the ROS arguments cannot be used: {error}.') from None
+    node = None
+    try:
         node = SegmentNode()
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -294,7 +298,6 @@ def main(args: list[str] | None = None) -> int:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
-    return 0
 
 
 if __name__ == '__main__':

@@ -93,30 +93,46 @@ def check(name: str, value: Any) -> bool | int | float | str:
     return value
 
 
-def declare(node: Any, describe: Callable[[Parameter], Any]) -> dict[str, str]:
-    """Declare the table on an rclpy node; return why values given at start are refused, by name.
+class Declared:
+    """The table as declared on a node, and what is wrong with the values it was started with."""
 
-    The node must have declared what it was given (automatically_declare_parameters_from_overrides),
-    so that a misspelled name is seen at all. A refused parameter has its default.
-    """
-    given = {name: node.get_parameter(name).value
-             for name in node.get_parameters_by_prefix('') if name not in ROS_PARAMETERS}
-    values = {parameter.name: parameter.default for parameter in PARAMETERS}
-    refused = {}
-    for name, value in given.items():
-        node.undeclare_parameter(name)
-        try:
-            values[name] = check(name, value)
-        except RgbxSegError as error:
-            refused[name] = str(error)
-    for parameter in PARAMETERS:
-        node.declare_parameter(parameter.name, values[parameter.name], describe(parameter),
-                               ignore_override=True)
-    return refused
+    def __init__(self, node: Any, describe: Callable[[Parameter], Any]) -> None:
+        """Declare the table on an rclpy node; `describe` makes rclpy's descriptors.
+
+        The node must have declared whatever it was given, so that a misspelled name is seen at all
+        (automatically_declare_parameters_from_overrides). A refused parameter has its default.
+        """
+        self._node = node
+        self._refused: dict[str, str] = {}
+        given = {name: node.get_parameter(name).value
+                 for name in node.get_parameters_by_prefix('') if name not in ROS_PARAMETERS}
+        values = {parameter.name: parameter.default for parameter in PARAMETERS}
+        for name, value in given.items():
+            node.undeclare_parameter(name)
+            try:
+                values[name] = check(name, value)
+            except RgbxSegError as error:
+                self._refused[name] = str(error)
+        for parameter in PARAMETERS:
+            node.declare_parameter(parameter.name, values[parameter.name], describe(parameter),
+                                   ignore_override=True)
+
+    def settings(self) -> Settings:
+        """Return what the node is to run by; RgbxSegError if it was started with a wrong value."""
+        for sentence in self._refused.values():
+            raise RgbxSegError(sentence)
+        return read({p.name: self._node.get_parameter(p.name).value for p in PARAMETERS})
+
+    def change(self, changes: Mapping[str, Any], configured: bool) -> str:
+        """Return why the node cannot take `changes`, name -> value; an empty text if it can."""
+        reason = why_not(changes, configured)
+        for name in () if reason else changes:
+            self._refused.pop(name, None)
+        return reason
 
 
 def why_not(changes: Mapping[str, Any], configured: bool) -> str:
-    """Return why a running node cannot take `changes`, name -> value; an empty text if it can."""
+    """Return what is wrong with a change of parameters, name -> value, or an empty text."""
     for name, value in changes.items():
         if name in ROS_PARAMETERS:
             continue

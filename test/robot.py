@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import array
+import itertools
 import os
 import random
 import signal
@@ -32,6 +33,12 @@ from std_msgs.msg import Header
 ROOT = Path(__file__).parent.parent
 SETTLE_S = 0.5
 PATIENCE_S = 20.0  # on a busy machine; nothing waits that long where it works
+SECOND = 1_000_000_000
+# Stamps of the pairs that tests send, in the past and ascending: the node is not told the truth
+# about when they were taken, so that no test depends on how fast this machine is.
+STAMPS_NS = itertools.count(time.time_ns() - 3600 * SECOND, 2 * SECOND)
+
+SIZE = (90, 120)  # of the images: not the network's 48 x 64, not its aspect ratio
 # The default shared-memory segment of Fast DDS is smaller than an image.
 os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS',
                       'LARGE_DATA?max_msg_size=2MB&sockets_size=4MB&non_blocking=true')
@@ -189,3 +196,26 @@ def image(pixels: np.ndarray, encoding: str, stamp_ns: int, frame_id: str = 'cam
     return Image(header=Header(stamp=stamp, frame_id=frame_id), height=data.shape[0],
                  width=data.shape[1], encoding=encoding, step=data[0].nbytes,
                  data=array.array('B', data.tobytes()))
+
+
+def scene(seed: int, size: tuple[int, int] = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Return an RGB and a 16-bit thermal image with values over the whole range."""
+    numbers = np.random.default_rng(seed)
+    return (numbers.integers(0, 256, (*size, 3), np.uint8),
+            numbers.integers(26315, 32315, size, np.uint16))
+
+
+def pixels(message: Image) -> np.ndarray:
+    """Return the pixels of a mono8 or rgb8 image, read without the code under test."""
+    shape = (message.height, message.width, 3)[:3 if message.encoding == 'rgb8' else 2]
+    return np.frombuffer(message.data, np.uint8).reshape(shape)
+
+
+def normalized(thermal: np.ndarray) -> np.ndarray:
+    """Return 263.15 K..323.15 K as 0..255; the raw values are steps of 0.01 K."""
+    return np.floor((thermal - 26315.0) * 255 / 6000 + 0.5).astype(np.uint8)
+
+
+def drops(stats: Any) -> dict[str, int]:
+    """Return the drops of a SegmentationStats by cause."""
+    return dict(zip(stats.drop_causes, stats.drop_counts, strict=True))

@@ -3,7 +3,6 @@
 """The node in its own process, over real DDS."""
 
 import array
-import itertools
 import signal
 import time
 from types import SimpleNamespace
@@ -18,8 +17,19 @@ from bundles import expected, manifest, write_tiny_bundle
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rgbx_seg.msg import SegmentationInfo, SegmentationStats
-from robot import PATIENCE_S, NodeProcess, free_domain, image, robot
-from rosgraph_msgs.msg import Clock
+from robot import (
+    SECOND,
+    SIZE,
+    STAMPS_NS,
+    NodeProcess,
+    drops,
+    free_domain,
+    image,
+    normalized,
+    pixels,
+    robot,
+    scene,
+)
 from sensor_msgs.msg import CameraInfo, Image
 from std_srvs.srv import SetBool
 
@@ -28,16 +38,6 @@ from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_ros.thermal import to_uint8
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-SIZE = (90, 120)  # of the RGB images: not the network's 48 x 64, not its aspect ratio
-SECOND = 1_000_000_000
-# Stamps of the pairs that tests send, in the past and ascending: the node is not told the truth
-# about when they were taken, so that no test depends on how fast this machine is.
-STAMPS_NS = itertools.count(time.time_ns() - 3600 * SECOND, 2 * SECOND)
-
-
-@pytest.fixture
-def domain():
-    return free_domain()
 
 
 @pytest.fixture(scope='module')
@@ -53,13 +53,6 @@ def running(tmp_path_factory):
         yield SimpleNamespace(node=node, peer=peer, heard=heard, bundle=bundle)
         assert node.end(signal.SIGTERM) == 0
         assert 'Traceback' not in node.log
-
-
-def scene(seed, size=SIZE):
-    """Return an RGB and a 16-bit thermal image with values over the whole range."""
-    numbers = np.random.default_rng(seed)
-    return (numbers.integers(0, 256, (*size, 3), np.uint8),
-            numbers.integers(26315, 32315, size, np.uint16))
 
 
 def send(running, seed, stamp_ns=None, skew_ns=3_000_000, leave=('camera_info',)):
@@ -85,11 +78,6 @@ def send(running, seed, stamp_ns=None, skew_ns=3_000_000, leave=('camera_info',)
     return result
 
 
-def pixels(message):
-    shape = (message.height, message.width, 3)[:3 if message.encoding == 'rgb8' else 2]
-    return np.frombuffer(message.data, np.uint8).reshape(shape)
-
-
 def test_masks_equal_the_segmenter_s_pixel_for_pixel(running):
     engine, model = open_engine(running.bundle)
     segmenter = Segmenter(engine, model)
@@ -108,9 +96,8 @@ def test_mask_is_what_the_model_computes_by_hand(running):
     running.peer.publish('/rgb/image_raw', image(rgb, 'rgb8', stamp_ns))
     running.peer.publish('/thermal/image_raw', image(thermal, 'mono16', stamp_ns))
     assert running.peer.until(lambda: running.heard['mask'])
-    # 263.15 K..323.15 K to 0..255, in steps of 0.01 K.
-    counts = np.floor((thermal - 26315.0) * 255 / 6000 + 0.5).astype(np.uint8)
-    np.testing.assert_array_equal(pixels(running.heard['mask'].pop()), expected(rgb, counts))
+    own = expected(rgb, normalized(thermal))
+    np.testing.assert_array_equal(pixels(running.heard['mask'].pop()), own)
     running.peer.spin(0.2)
     for heard in running.heard.values():
         heard.clear()
@@ -181,7 +168,7 @@ def malformed():
 
 
 def test_malformed_images_are_counted_and_told_once_while_good_ones_go_on(running):
-    before = dict(zip(*_drops(send(running, 20)['stats']), strict=True))
+    before = drops(send(running, 20)['stats'])
     for _ in range(3):
         for cause, message in malformed():
             if cause == 'step':
@@ -190,7 +177,7 @@ def test_malformed_images_are_counted_and_told_once_while_good_ones_go_on(runnin
                 message.data = array.array('B', message.data[:-5])
             running.peer.publish('/rgb/image_raw', message)
         send(running, 21)
-    after = dict(zip(*_drops(send(running, 22)['stats']), strict=True))
+    after = drops(send(running, 22)['stats'])
     causes = ('step', 'size', 'encoding', 'zero_stamp')
     assert {cause: after[cause] - before.get(cause, 0) for cause in causes} == dict.fromkeys(
         causes, 3)
@@ -198,10 +185,6 @@ def test_malformed_images_are_counted_and_told_once_while_good_ones_go_on(runnin
     for words in ('the step is 7 bytes', "the encoding is 'no such'", 'the data holds',
                   'zero header stamp'):
         assert running.node.log.count(words) == 1, running.node.log
-
-
-def _drops(stats):
-    return stats.drop_causes, stats.drop_counts
 
 
 def test_diagnostics_come_each_second_with_rates_and_drops(running):
@@ -229,8 +212,7 @@ def test_disabled_node_drops_pairs_until_enabled(running):
     running.peer.spin(0.5)
     assert not running.heard['mask']
     assert call(SetBool, '/segment/enable', SetBool.Request(data=True)).success
-    drops = dict(zip(*_drops(send(running, 2)['stats']), strict=True))
-    assert drops['disabled'] == 1
+    assert drops(send(running, 2)['stats'])['disabled'] == 1
 
 
 def test_running_node_takes_the_opacity_and_refuses_the_rest_with_a_reason(running):
@@ -242,69 +224,3 @@ def test_running_node_takes_the_opacity_and_refuses_the_rest_with_a_reason(runni
     assert 'clean it up first' in running.peer.set_parameter('sync.max_skew', 0.2)
     assert 'out of range' in running.peer.set_parameter('overlay.alpha', 3.0)
     assert running.peer.get_parameter('sync.max_skew').double_value == 0.05
-
-
-def test_node_without_bundle_waits_and_can_be_configured_again(tmp_path, domain):
-    log, nothing = tmp_path / 'log', tmp_path / 'nothing'
-    with NodeProcess(log, domain, bundle=nothing) as node, robot(domain) as peer:
-        assert peer.until(lambda: 'cannot configure' in node.log), node.log
-        assert node.log.count('\n') == 1 and 'nothing: no such folder' in node.log
-        heard = peer.listen(DiagnosticArray, '/diagnostics')
-        assert peer.until(lambda: heard)
-        assert heard[-1].status[0].level == b'\x02' and 'no such' in heard[-1].status[0].message
-        assert peer.state() == 'unconfigured'
-        bundle = write_tiny_bundle(tmp_path / 'bundle')
-        assert peer.set_parameter('bundle', str(bundle)) == ''
-        for _ in range(2):
-            assert peer.change('configure') and peer.state() == 'inactive'
-            assert peer.change('activate') and peer.state() == 'active'
-            assert peer.change('deactivate') and peer.change('cleanup')
-        (bundle / 'model.onnx').write_bytes(b'damaged')
-        assert not peer.change('configure')
-        assert peer.state() == 'unconfigured' and 'SHA-256' in node.log
-        assert node.end(signal.SIGINT) == 0
-        assert 'Traceback' not in node.log
-
-
-@pytest.mark.parametrize(('name', 'value', 'words'), [
-    ('sync__max_screw', 0.1, 'parameter sync.max_screw is unknown; did you mean sync.max_skew?'),
-    ('sync__max_skew', -1.0, 'parameter sync.max_skew is -1.0; expected a number from 0.0'),
-])
-def test_wrong_parameter_at_start_is_one_sentence(tmp_path, domain, name, value, words):
-    with NodeProcess(tmp_path / 'log', domain, bundle=tmp_path, **{name: value}) as node:
-        deadline = time.monotonic() + PATIENCE_S
-        while words not in node.log and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert words in node.log and node.log.count('\n') == 1
-        assert node.end(signal.SIGTERM) == 0
-        assert node.log.count('\n') == 1
-
-
-def test_simulated_time_rules_waits_and_latencies(tmp_path, domain):
-    log, bundle = tmp_path / 'log', write_tiny_bundle(tmp_path / 'bundle')
-    with (NodeProcess(log, domain, bundle=bundle, use_sim_time=True) as node,
-          robot(domain) as peer):
-        stats = peer.listen(SegmentationStats, '/segment/stats')
-        rgb, thermal = scene(0)
-
-        def at(stamp_ns):
-            stamp = Time(sec=stamp_ns // SECOND, nanosec=stamp_ns % SECOND)
-            for _ in range(3):  # /clock is best effort
-                peer.publish('/clock', Clock(clock=stamp))
-                peer.spin(0.05)
-
-        def segmented(rgb_ns, aux_ns):
-            stats.clear()
-            peer.publish('/rgb/image_raw', image(rgb, 'rgb8', rgb_ns))
-            peer.publish('/thermal/image_raw', image(thermal, 'mono16', aux_ns))
-            return peer.until(lambda: stats, 0.5)
-
-        at(100 * SECOND)
-        # The aux frame may still get a nearer partner: it waits for sync.max_wait, 0.1 s, or for
-        # ever while the clock stands still.
-        assert not segmented(99_990_000_000, 100 * SECOND)
-        at(100 * SECOND + 250_000_000)
-        assert peer.until(lambda: stats), node.log
-        assert stats[0].latency_ms == pytest.approx(260, abs=1)
-        assert stats[0].wait_ms == pytest.approx(250, abs=1)
-        assert node.end(signal.SIGTERM) == 0
