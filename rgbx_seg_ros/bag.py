@@ -147,8 +147,11 @@ class BagWriter:
     The metadata has version 8 with textual QoS: Humble cannot read 9, and Jazzy and Kilted read 8.
     """
 
-    def __init__(self, path: Path, storage: str = 'mcap', force: bool = False) -> None:
+    def __init__(self, path: Path, storage: str = 'mcap', force: bool = False,
+                 jpeg_quality: int = 95) -> None:
         """Check the target; RgbxSegError if it exists, except that `force` replaces a bag."""
+        if not 1 <= jpeg_quality <= 100:
+            raise RgbxSegError(f'the JPEG quality is {jpeg_quality}, expected 1 to 100.')
         if storage not in STORAGES:
             raise RgbxSegError(f'the storage is {storage!r}, expected one of '
                                f'{", ".join(STORAGES)}.')
@@ -160,6 +163,7 @@ class BagWriter:
                                'replace; choose another name.')
         self.path = path
         self.counts: dict[str, int] = {}
+        self._jpeg_quality = jpeg_quality
         self._storage = STORAGES[storage]
         self._store = get_typestore(Stores.ROS2_HUMBLE)
         self._connections: dict[tuple[str, str], Connection] = {}
@@ -206,7 +210,7 @@ class BagWriter:
         header = self._header(stamp_ns, frame_id)
         types = self._store.types
         if compressed:
-            format_, data = COMPRESSIONS[compressed](image, encoding)
+            format_, data = COMPRESSIONS[compressed](image, encoding, self._jpeg_quality)
             message = types[COMPRESSED](header, format_, data)
         else:
             image = np.ascontiguousarray(image)
@@ -246,15 +250,15 @@ class BagWriter:
         self.counts[topic] = self.counts.get(topic, 0) + 1
 
 
-def _jpeg(image: Array, encoding: str) -> tuple[str, Array]:
+def _jpeg(image: Array, encoding: str, quality: int) -> tuple[str, Array]:
     if image.dtype != np.uint8:
         raise RgbxSegError(f'a JPEG of {encoding} was asked for, expected 8 bits; use png.')
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+    data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
     return f'{encoding}; jpeg compressed {"bgr8" if image.ndim == 3 else ""}', data
 
 
-def _png(image: Array, encoding: str) -> tuple[str, Array]:
+def _png(image: Array, encoding: str, _: int) -> tuple[str, Array]:
     if image.dtype not in (np.uint8, np.uint16):
         raise RgbxSegError(f'a PNG of {encoding} was asked for, expected 8 or 16 unsigned bits; '
                            'write it raw.')
@@ -263,4 +267,5 @@ def _png(image: Array, encoding: str) -> tuple[str, Array]:
     return f'{encoding}; png compressed {"bgr8" if image.ndim == 3 else ""}', data
 
 
-COMPRESSIONS: dict[str, Callable[[Array, str], tuple[str, Array]]] = {'jpeg': _jpeg, 'png': _png}
+COMPRESSIONS: dict[str, Callable[[Array, str, int], tuple[str, Array]]] = {
+    'jpeg': _jpeg, 'png': _png}

@@ -214,6 +214,7 @@ def _parser() -> Arguments:
         f'gain; 16 spreads 0..255 over {INVENTED_K[0]} to {INVENTED_K[1]} K at 0.01 K a count, '
         'temperatures which 8 bits never held')
     add('--compressed', action='store_true', help='JPEG for RGB, PNG for aux and labels')
+    add('--jpeg-quality', type=int, default=95, metavar='N', help='1 to 100 (default %(default)s)')
     add('--storage', default='mcap', choices=STORAGES)
     add('--force', action='store_true', help='replace a bag of the same name')
     for field in fields(Timing):
@@ -244,7 +245,7 @@ def _main() -> None:
         if args.limit < 1:
             raise RgbxSegError(f'--limit is {args.limit}, expected 1 or more.')
         stills = Stills(stills.layout, stills.modality, stills.pairs[:args.limit], stills.labels)
-    with BagWriter(args.out, args.storage, args.force) as writer:
+    with BagWriter(args.out, args.storage, args.force, args.jpeg_quality) as writer:
         summary = write_bag(stills, writer, timing, args.aux_bits, args.compressed)
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f'{args.out}: {args.storage}, {size / 1e6:.1f} MB, {summary}')

@@ -118,6 +118,21 @@ def test_a_compressed_bag_has_the_same_content(tmp_path, monkeypatch, storage):
     assert guess_topics(tmp_path / 'small').label == '/label/image_raw/compressed'
 
 
+def test_a_lower_jpeg_quality_makes_a_smaller_bag_and_an_impossible_one_none(
+        tmp_path, monkeypatch, capsys):
+    write_pictures(tmp_path / 'in', count=2)
+    sizes = []
+    for quality in (95, 50):
+        out = tmp_path / f'q{quality}'
+        assert run(monkeypatch, tmp_path / 'in', out, '--compressed', '--jpeg-quality',
+                   quality) == 0
+        sizes.append((out / f'{out.name}.mcap').stat().st_size)
+    assert sizes[1] < sizes[0]
+    assert run(monkeypatch, tmp_path / 'in', tmp_path / 'q0', '--jpeg-quality', 0) == 1
+    assert 'JPEG quality is 0' in capsys.readouterr().err
+    assert not (tmp_path / 'q0').exists()
+
+
 def test_the_same_command_makes_the_same_bag(tmp_path, monkeypatch):
     folder = write_pictures(tmp_path / 'in', 5)
     for name in ('x/b', 'y/b'):

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.manifest import MODALITIES
 from rgbx_seg_ros.overlay import blend, palette
+from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.data.synthetic import CLASSES, Rendered, Scene, aux_encoding
 
@@ -43,9 +45,11 @@ def _main() -> None:
         raise RgbxSegError(
             f'--night-fraction is {arguments.night_fraction}, expected 0..1; change it'
         )
-    if min(arguments.steps, arguments.height // 32, arguments.width // 32) < 1:
+    small = min(arguments.height, arguments.width) * min(arguments.aux_scale, 1)
+    if arguments.steps < 1 or small < 32 or arguments.aux_scale > 4:
         raise RgbxSegError(
-            '--steps, --height or --width is too small, expected at least 1, 32 and 32; raise it'
+            'there is nothing to render: expected --steps of at least 1, and --height and --width '
+            'of at least 32 pixels for both cameras'
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
@@ -79,6 +83,10 @@ def _parser() -> Arguments:
     add('--night-fraction', type=float, metavar='F', help='share of night scenes (default: half)')
     add('--height', type=int, default=480, help='rows (default 480)')
     add('--width', type=int, default=640, help='columns (default 640)')
+    add(
+        '--aux-scale', type=float, default=1.0, metavar='F',
+        help='resolution of the aux camera relative to the RGB camera (default 1)',
+    )
     add('--sheet', type=Path, metavar='PNG', help='also write a picture of the first scenes')
     return parser
 
@@ -131,9 +139,13 @@ def _frames(seeds: range, arguments: argparse.Namespace) -> Iterator[tuple[str, 
         )
         scene = Scene(seed, night)
         for step in range(arguments.steps):
-            rendered = scene.render(
-                step * arguments.dt, arguments.height, arguments.width, arguments.modality
-            )
+            size = arguments.height, arguments.width
+            rendered = scene.render(step * arguments.dt, *size, arguments.modality)
+            if arguments.aux_scale != 1:
+                small = (round(side * arguments.aux_scale) for side in size)
+                coarse = scene.render(step * arguments.dt, *small, arguments.modality)
+                aux = {arguments.modality: getattr(coarse, arguments.modality)}
+                rendered = replace(rendered, **aux)
             yield f'{seed:06d}_{step:04d}{"N" if rendered.night else "D"}', rendered
 
 
@@ -148,6 +160,7 @@ def tile(rendered: Rendered, modality: str) -> NDArray[np.uint8]:
     """Return RGB, aux as the network reads it, and aux with the label over it, side by side."""
     aux = to_uint8(getattr(rendered, modality), aux_encoding(modality))
     aux = np.repeat(aux[..., None], 3, axis=2) if aux.ndim == 2 else aux
+    aux = resize_to(aux, *rendered.label.shape)
     bright = np.minimum(palette(CLASSES).astype(int) * 3 // 2, 255).astype(np.uint8)
     row = np.hstack([rendered.rgb, aux, blend(aux, rendered.label, bright, 0.5)])
     width = row.shape[1] * SHEET_HEIGHT // row.shape[0]
