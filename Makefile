@@ -39,8 +39,8 @@ test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TES
 lint: $(VENV)/.lint  ## check style with ruff and types with mypy
 	@$(IN_ENV) ruff check . && mypy rgbx_seg_ros
 
-sample: $(ROS)/.built $(VENV)/.test  ## make sample/ anew: scenes, training, export, bag
-	@echo "make: sample/ has no recipe yet" >&2; exit 1
+sample: $(ROS)/.built $(VENV)/.test  ## make sample/ anew: training (an hour on 2 cores), export, bag
+	@$(IN_ROS) bash sample/make.sh
 
 ros: $(ROS)/.built  ## only set up .venv and build the ROS package
 
