@@ -30,6 +30,7 @@ from rgbx_seg_ros.manifest import Manifest, load_bundle, replace_folder
 from rgbx_seg_ros.report import PAGE_FILE, REPORT_FILE, PairRecord, Run, write_report
 
 if TYPE_CHECKING:
+    from demo.recorder import Recorder
     from demo.session import Session
 
 
@@ -139,7 +140,7 @@ def _run(options: argparse.Namespace, manifest: Manifest, timeline: Timeline, se
         bag=_name(options.bag), bundle=_name(options.bundle), modality=manifest.modality,
         model=info.model_name, classes=manifest.classes, backend=info.backend, device=info.device,
         precision=info.precision, rate=options.rate, stamp_shift_s=session.clock.shift_s,
-        wall_s=wall_s, pairs_in_bag=timeline.pairs, pairs_published=len(published), frames=frames,
+        wall_s=wall_s, pairs_in_bag=timeline.pairs, pairs_published=_count(recorder), frames=frames,
         dropped=_dropped(session, frames), received=dict(recorder.counts),
         records=[pair.record for pair in published], player_late_ms=session.player.late_ms,
         confusion=comparison.confusion, scored=comparison.scored,
@@ -151,12 +152,17 @@ def _dropped(session: Session, frames: dict[str, dict[str, int]]) -> dict[str, i
     recorder, player = session.recorder, session.player
     dropped = {f'lost_on_wire_{stream}': counts['published'] - counts['received']
                for stream, counts in frames.items()}
-    told = max((stats.pairs_published for stats in recorder.stats), default=0)
-    dropped['lost_on_wire_mask'] = told - recorder.counts['mask']
+    dropped['lost_on_wire_mask'] = _count(recorder) - recorder.counts['mask']
     for stream, topic in zip(frames, player.topics, strict=True):
         if player.undecodable[topic]:
             dropped[f'undecodable_{stream}'] = player.undecodable[topic]
     return {**dropped, **recorder.drops}
+
+
+def _count(recorder: Recorder) -> int:
+    """Return how many pairs the node published, even if the last stats were lost."""
+    counted = [stats.pairs_published for stats in recorder.stats]
+    return max([*counted, recorder.counts['mask']])
 
 
 def _versions(info: Any, rmw: str) -> dict[str, str]:

@@ -24,6 +24,7 @@ from demo.timeline import LiveClock, Timeline
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.sync import SyncConfig
 
+DISCOVERY_S = 30.0
 START_S = 180.0  # some backends build their engine when they first meet a bundle
 SETTLE_S = 0.5  # a publisher may know a subscription that does not know it yet
 QUIET_S = 2.2  # at the end: two of the node's diagnostics, so that the last one is complete
@@ -53,7 +54,7 @@ def record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate: 
         inputs = dict(zip(('rgb', modality), player.topics.values(), strict=True))
         try:
             with NodeProcess(ros_arguments(bundle, backend, rate, space, inputs), log) as process:
-                _wait_until_active(process, player, recorder)
+                _wait_until_active(process, node, player, recorder)
                 clock = player.play(rate)
                 _drain(process, recorder)
                 exit_code = process.stop()
@@ -103,16 +104,20 @@ def _spinning_node() -> Iterator[Any]:
         thread.join()
 
 
-def _wait_until_active(process: NodeProcess, player: Player, recorder: Recorder) -> None:
-    deadline = time.monotonic() + START_S
+def _wait_until_active(process: NodeProcess, node: Any, player: Player,
+                       recorder: Recorder) -> None:
+    began = time.monotonic()
     while recorder.info is None or player.listeners() < 2:
         reason = ''
         if process.exit_code() is not None:
             reason = f'the node ended with exit code {process.exit_code()} before it was active'
         elif recorder.fault:
             reason = f'the node cannot start: {recorder.fault.rstrip(".")}'
-        elif time.monotonic() > deadline:
+        elif time.monotonic() > began + START_S:
             reason = f'the node was not active after {START_S:.0f} s'
+        elif time.monotonic() > began + DISCOVERY_S and 'segment' not in node.get_node_names():
+            reason = (f'the middleware did not show the node in {DISCOVERY_S:.0f} s; look at the '
+                      'FASTDDS_… variables of this shell')
         if reason:
             process.stop()
             print(process.last_words(), file=sys.stderr)

@@ -40,8 +40,7 @@ STAMPS_NS = itertools.count(time.time_ns() - 3600 * SECOND, 2 * SECOND)
 
 SIZE = (90, 120)  # of the images: not the network's 48 x 64, not its aspect ratio
 # The default shared-memory segment of Fast DDS is smaller than an image.
-os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS',
-                      'LARGE_DATA?max_msg_size=2MB&sockets_size=4MB&non_blocking=true')
+os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
 
 
 def free_domain() -> int:

@@ -213,7 +213,7 @@ def test_transport_is_set_for_fast_dds_unless_the_user_chose(segment, environmen
         assert list(actions)[0] == 'SetEnvironmentVariable'  # before the node starts
         assert actions['SetEnvironmentVariable'].args == (
             'FASTDDS_BUILTIN_TRANSPORTS',
-            'LARGE_DATA?max_msg_size=2MB&sockets_size=4MB&non_blocking=true')
+            'LARGE_DATA')
 
 
 @pytest.mark.parametrize(('given', 'pushed', 'namespace', 'shown'), [
