@@ -70,8 +70,9 @@ def histogram(values: Sequence[float], unit: str, style: str,
                         f'<title>{count} at {left:.3g} to {right:.3g} {unit}</title></rect>')
     for number, (name, value) in enumerate(marks):
         x, _ = axes.at(value, 0)
-        # A name that would leave the frame stands to the left of its line.
-        side = 'end' if x > WIDTH - 110 else 'start'
+        # The first name stands to the left of its line, the last to the right: they may be near.
+        left = x > WIDTH - 110 or (number < len(marks) - 1 and x > LEFT + 90)
+        side = 'end' if left else 'start'
         body.append(f'<path class="mark" d="M{x:g} {TOP}V{HEIGHT - BOTTOM}"/>'
                     f'<text x="{x + (5 if side == "start" else -5):g}" y="{TOP + 12 + 14 * number}"'
                     f' text-anchor="{side}">{html.escape(name)} {value:.1f}</text>')
