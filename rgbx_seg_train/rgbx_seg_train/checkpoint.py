@@ -157,5 +157,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer,
     for full, tensor in tensors.items():
         name, key = full.rsplit('/', 1)
         parameter = parameters[name]
-        device = parameter.device if tensor.ndim else tensor.device
-        optimizer.state[parameter][key] = tensor.to(device)
+        if tensor.shape == parameter.shape:
+            # In the parameter's memory layout: the fused optimizer walks both as one row.
+            tensor = torch.empty_like(parameter).copy_(tensor)
+        optimizer.state[parameter][key] = tensor

@@ -1,0 +1,238 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Export and evaluation: the bundle is the checkpoint, and both are scored as the robot sees."""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from small_runs import HEIGHT, WIDTH, Stub, small_config, use_stub, write_folder
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.engine import open_engine
+from rgbx_seg_ros.manifest import load_bundle
+from rgbx_seg_ros.metrics import Confusion
+from rgbx_seg_ros.segmenter import Segmenter
+from rgbx_seg_train import evaluate as evaluate_module
+from rgbx_seg_train import export as export_module
+from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
+from rgbx_seg_train.config import FolderSource
+from rgbx_seg_train.data.folder import FolderDataset
+from rgbx_seg_train.data.sources import CLASS_SETS
+from rgbx_seg_train.evaluate import evaluate, open_model
+from rgbx_seg_train.export import export, read_scores
+from rgbx_seg_train.preprocess import normalize
+
+
+@pytest.fixture(autouse=True)
+def stub_family(monkeypatch):
+    use_stub(monkeypatch)
+
+
+def checkpoint(tmp_path, *overrides, name='model.safetensors'):
+    """Write a checkpoint with random weights large enough to prefer each class somewhere."""
+    config = small_config(tmp_path, *overrides)
+    torch.manual_seed(0)
+    model = build_model(config, 9)
+    if isinstance(model, Stub):
+        with torch.no_grad():
+            model.last.weight.mul_(8)
+    path = tmp_path / name
+    save_checkpoint(path, config, 9, Progress(), {'ema': model.state_dict()})
+    return path, model.eval(), config
+
+
+def images(seed=0, height=HEIGHT, width=WIDTH):
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0, 256, (1, height, width, 3)).astype(np.uint8),
+            rng.integers(0, 256, (1, height, width, 1)).astype(np.uint8))
+
+
+def test_a_bundle_gives_the_label_and_the_probability_of_the_model(tmp_path):
+    path, model, _ = checkpoint(tmp_path)
+    assert export(path, tmp_path / 'bundle', {}) >= 0.999
+    engine, manifest = open_engine(tmp_path / 'bundle')
+    assert (manifest.height, manifest.width) == (HEIGHT, WIDTH)
+    for seed in range(3):
+        rgb, aux = images(seed)
+        with torch.inference_mode():
+            probabilities = model(*normalize(torch.from_numpy(rgb), torch.from_numpy(aux))).softmax(1)
+        label, confidence = engine(rgb, aux)
+        expected = probabilities.argmax(1).numpy()
+        assert (label == expected).mean() > 0.999
+        assert len(np.unique(expected)) >= 4
+        found = confidence.astype(float) / 255
+        assert np.abs(found - probabilities.amax(1).numpy()).max() <= 0.51 / 255 + 1e-4
+
+
+def test_the_real_tiny_model_exports_and_agrees(tmp_path):
+    size = 'data.height=64', 'data.width=96'
+    path, _, _ = checkpoint(tmp_path, 'model.family=segrgbx', *size, 'export.fp16_weights=true')
+    assert export(path, tmp_path / 'bundle', {}) >= 0.999
+    assert (tmp_path / 'bundle' / 'model.onnx').stat().st_size < 12e6
+    model = onnx.load(tmp_path / 'bundle' / 'model.onnx')
+    kinds = {node.op_type for node in model.graph.node}
+    for name in ('rgb', 'aux'):  # TensorRT takes uint8 at the input, but only to cast it
+        assert {n.op_type for n in model.graph.node if name in n.input} == {'Cast'}
+    assert not kinds & {'If', 'Loop', 'Shape', 'GridSample', 'Einsum'}
+    assert model.opset_import[0].version == 18
+
+
+def test_the_same_checkpoint_gives_the_same_bytes_without_traces_of_the_machine(tmp_path):
+    path, _, _ = checkpoint(tmp_path)
+    for name in ('one', 'two'):
+        export(path, tmp_path / name, {})
+    one, two = ((tmp_path / name / 'model.onnx').read_bytes() for name in ('one', 'two'))
+    assert one == two
+    for trace in (str(tmp_path).encode(), b'.py', b'site-packages', b'Traceback', b'torch'):
+        assert trace not in one
+
+
+def test_halved_weights_give_a_smaller_file_and_the_same_labels(tmp_path):
+    path, _, _ = checkpoint(tmp_path)
+    export(path, tmp_path / 'full', {})
+    export(path, tmp_path / 'half', {}, ['export.fp16_weights=true'])
+    full, half = (tmp_path / name / 'model.onnx' for name in ('full', 'half'))
+    assert half.stat().st_size < full.stat().st_size
+    labels = [open_engine(path.parent)[0](*images())[0] for path in (full, half)]
+    assert (labels[0] == labels[1]).mean() > 0.995
+
+
+def test_zero_aux_is_part_of_the_exported_graph(tmp_path):
+    path, _, _ = checkpoint(tmp_path, 'data.zero_aux=true')
+    export(path, tmp_path / 'bundle', {})
+    engine, _ = open_engine(tmp_path / 'bundle')
+    rgb, aux = images()
+    np.testing.assert_array_equal(engine(rgb, aux)[0].copy(), engine(rgb, aux * 0)[0])
+
+
+def test_the_manifest_holds_names_licenses_and_scores(tmp_path):
+    path, _, _ = checkpoint(tmp_path, 'export.training_data=three lakes')
+    export(path, tmp_path / 'bundle', {'miou': 0.5}, ['name=lake', 'export.data_license=CC0-1.0'])
+    manifest = load_bundle(tmp_path / 'bundle')
+    assert (manifest.name, manifest.training_data, manifest.data_license) == (
+        'lake', 'three lakes', 'CC0-1.0')
+    assert dict(manifest.scores) == {'miou': 0.5}
+    assert [info.name for info in manifest.classes][:3] == ['unlabeled', 'car', 'person']
+
+
+def nothing_is_left(tmp_path):
+    return sorted(p.name for p in tmp_path.iterdir()) == ['images', 'model.safetensors']
+
+
+def test_a_bundle_that_disagrees_is_not_written(tmp_path, monkeypatch):
+    path, _, _ = checkpoint(tmp_path)
+    to_onnx = export_module.to_onnx
+
+    def another_model(graph, *args):
+        torch.manual_seed(7)
+        graph.merged.last.reset_parameters()
+        onnx_bytes = to_onnx(graph, *args)
+        torch.manual_seed(8)
+        graph.merged.last.reset_parameters()
+        return onnx_bytes
+
+    monkeypatch.setattr(export_module, 'to_onnx', another_model)
+    with pytest.raises(RgbxSegError, match='of the labels .* expected at least 99.9'):
+        export(path, tmp_path / 'bundle', {})
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_broken_checkpoint_writes_nothing(tmp_path, monkeypatch, capsys):
+    path, _, _ = checkpoint(tmp_path)
+    path.write_bytes(path.read_bytes()[:-9])
+    monkeypatch.setattr(sys, 'argv', ['rgbx_export', str(path), str(tmp_path / 'bundle')])
+    assert export_module.main() == 1
+    assert capsys.readouterr().err.count('\n') == 1
+    assert nothing_is_left(tmp_path)
+
+
+def test_another_folder_is_not_replaced_and_an_old_bundle_is(tmp_path):
+    path, _, _ = checkpoint(tmp_path)
+    with pytest.raises(RgbxSegError, match='remove it or choose another'):
+        export(path, tmp_path / 'images', {})
+    assert (tmp_path / 'images' / 'rgb').is_dir()
+    for score in (0.1, 0.2):
+        export(path, tmp_path / 'bundle', {'miou': score})
+    assert dict(load_bundle(tmp_path / 'bundle').scores) == {'miou': 0.2}
+
+
+def test_scores_of_several_files_are_told_apart_by_name(tmp_path):
+    path = tmp_path / 's.json'
+    row = {'boxes': 3, 'hit_rate': 0.5, 'inside': None}
+    path.write_text(json.dumps({'miou': 0.61234, 'miou_night': None, 'iou': {'car': 0.5},
+                                'box_score': {'night': {'person': row}}}))
+    assert read_scores([str(path), f'rgb_only={path}']) == {
+        'miou': 0.6123, 'hit_rate_person_night': 0.5,
+        'rgb_only_miou': 0.6123, 'rgb_only_hit_rate_person_night': 0.5}
+    with pytest.raises(RgbxSegError, match='rgbx_evaluate --out'):
+        read_scores([str(tmp_path / 'missing.json')])
+
+
+def test_checkpoint_and_bundle_are_scored_alike_at_the_images_own_size(tmp_path):
+    path, _, config = checkpoint(tmp_path, 'data.height=64', 'data.width=96')
+    export(path, tmp_path / 'bundle', {})
+    sets = [FolderDataset(config.data.test[0], 'thermal', CLASS_SETS['mfnet'])]
+    results, labels = [], []
+    for model in (path, tmp_path / 'bundle'):
+        engine, manifest, _ = open_model(model)
+        segmenter = Segmenter(engine, manifest)
+        results.append(evaluate(segmenter, sets))
+        labels.append([segmenter(s.rgb, s.aux).label for s in (sets[0][n] for n in range(4))])
+    assert results[0]['miou'] == pytest.approx(results[1]['miou'], abs=2e-3)
+    assert results[0]['frames'] == 4
+    confusion = Confusion(9)  # day and night, by hand
+    for n, label in enumerate(labels[1]):
+        assert label.shape == (HEIGHT, WIDTH)
+        confusion.update(label, sets[0][n].label)
+    assert results[1]['miou'] == confusion.miou(strict=True)
+    assert results[1]['miou_present'] == confusion.miou()
+
+
+class Oracle:
+    """Stands for a segmenter that knows the truth: the person is bright."""
+
+    def __init__(self, manifest):
+        self.manifest = manifest
+
+    def __call__(self, rgb, aux):
+        label = np.where(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) > 100, 2, 0).astype(np.uint8)
+        return type('Result', (), {'label': np.where(aux[..., 0] > 100, label, 0).astype(np.uint8)})
+
+
+def test_a_perfect_model_scores_one_and_a_blind_one_misses(tmp_path):
+    path, _, _ = checkpoint(tmp_path)
+    _, manifest, _ = open_model(path)
+    write_folder(tmp_path / 'boxed', boxes=True)
+    source = FolderSource(root=str(tmp_path / 'boxed'), boxes_dir='boxes')
+    sets = [FolderDataset(source, 'thermal', CLASS_SETS['mfnet'])]
+    result = evaluate(Oracle(manifest), sets)
+    assert result['miou_present'] == 1 and result['miou'] == pytest.approx(2 / 9)
+    assert result['miou_present_night'] == 1
+    assert result['box_score']['night']['person'] == {'boxes': 2, 'hit_rate': 1.0, 'inside': 1.0}
+    blind = evaluate(Oracle(manifest), sets, zero_aux=True)
+    assert blind['box_score']['all']['person']['hit_rate'] == 0
+    assert blind['iou']['person'] == 0
+
+
+def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
+    path, _, _ = checkpoint(tmp_path)
+    out = tmp_path / 'scores.json'
+    monkeypatch.setattr(sys, 'argv', ['rgbx_evaluate', str(path), '--out', str(out)])
+    assert evaluate_module.main() == 0
+    result = json.loads(out.read_text())
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith('miou '))
+    assert f'{100 * result["miou"]:.1f}' in line
+    assert result['split'] == 'test' and result['model'] == 'small'
+
+
+def test_a_bundle_needs_to_be_told_what_to_be_scored_on(tmp_path, monkeypatch, capsys):
+    path, _, _ = checkpoint(tmp_path)
+    export(path, tmp_path / 'bundle', {})
+    monkeypatch.setattr(sys, 'argv', ['rgbx_evaluate', str(tmp_path / 'bundle')])
+    assert evaluate_module.main() == 1
+    assert '--config' in capsys.readouterr().err
