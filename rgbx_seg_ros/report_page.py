@@ -167,8 +167,9 @@ def _scores(run: Run) -> str:
     return ('<section><h2>Scores by class</h2><table><thead><tr><th>class</th>'
             '<th class="meter">IoU</th><th></th><th>precision</th><th>recall</th>'
             f'<th>true pixels</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
-            f'<p class="note">Over {run.scored} masks that have a label. A dash: the class is never '
-            'predicted (precision), never in the labels (recall), or neither (IoU).</p></section>')
+            f'<p class="note">Over {run.scored} masks that have a label. A dash: the class is '
+            'never predicted (precision), never in the labels (recall), or neither (IoU).</p>'
+            '</section>')
 
 
 def _times(run: Run, summary: Mapping[str, Any]) -> str:
