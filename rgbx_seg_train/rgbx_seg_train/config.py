@@ -116,7 +116,7 @@ class LossConfig:
     class_weights: str = _choice('none', CLASS_WEIGHTS)  # of the cross entropy
     max_weight: float = _number(5.0, 1)  # highest class weight over the lowest
     dice: float = _number(0.0, 0)  # weight of a soft Dice term, which favors small classes
-    stride: int = _number(1, 1, 4)  # take the loss at every n-th pixel: 2 spares a quarter of a step
+    stride: int = _number(1, 1, 4)  # loss at every n-th pixel; 2 spares a quarter of a step
 
 
 @dataclass(frozen=True)

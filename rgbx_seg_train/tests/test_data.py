@@ -227,13 +227,16 @@ def test_boxes_serve_where_there_is_no_label(tmp_path):
     assert folder(tmp_path).names == ['b']
 
 
+def write_label(root, label):
+    cv2.imwrite(str(root / 'label' / 'a.png'), label)
+
+
 @pytest.mark.parametrize('break_it, words', [
     (lambda root: (root / 'rgb').rename(root / 'colour'), 'rgb: no such folder'),
-    (lambda root: [p.rename(p.with_name('z.png')) for p in (root / 'rgb').glob('*')], 'no labeled'),
+    (lambda root: (root / 'rgb' / 'a.png').rename(root / 'rgb' / 'z.png'), 'no labeled'),
     (lambda root: (root / 'rgb' / 'a.png').write_bytes(b'no image'), 'cannot be decoded'),
-    (lambda root: cv2.imwrite(str(root / 'label' / 'a.png'), np.zeros((3, 3), np.uint8)), 'expected'),
-    (lambda root: cv2.imwrite(str(root / 'label' / 'a.png'),
-                              np.full((HEIGHT, WIDTH), 9, np.uint8)), 'the id 9'),
+    (lambda root: write_label(root, np.zeros((3, 3), np.uint8)), 'expected'),
+    (lambda root: write_label(root, np.full((HEIGHT, WIDTH), 9, np.uint8)), 'the id 9'),
 ])
 def test_bad_folder_is_told_in_a_sentence(tmp_path, break_it, words):
     write_folder(tmp_path, ['a'])

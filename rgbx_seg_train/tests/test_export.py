@@ -60,7 +60,8 @@ def test_a_bundle_gives_the_label_and_the_probability_of_the_model(tmp_path):
     for seed in range(3):
         rgb, aux = images(seed)
         with torch.inference_mode():
-            probabilities = model(*normalize(torch.from_numpy(rgb), torch.from_numpy(aux))).softmax(1)
+            logits = model(*normalize(torch.from_numpy(rgb), torch.from_numpy(aux)))
+        probabilities = logits.softmax(1)
         label, confidence = engine(rgb, aux)
         expected = probabilities.argmax(1).numpy()
         assert (label == expected).mean() > 0.999

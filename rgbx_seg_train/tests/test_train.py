@@ -6,6 +6,7 @@ import json
 import math
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,8 +33,8 @@ def stub_family(monkeypatch):
 
 
 def log_of(config):
-    lines = (line for line in open(f'{config.out}/{config.name}/log.jsonl', encoding='utf-8'))
-    return [json.loads(line) for line in lines]
+    text = (Path(config.out) / config.name / 'log.jsonl').read_text(encoding='utf-8')
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_training_learns_the_person_that_both_cameras_see(tmp_path):
@@ -148,16 +149,21 @@ def test_nothing_to_resume_is_an_error(tmp_path):
         train(small_config(tmp_path), resume=True)
 
 
+def save_stub(tmp_path, n_outputs):
+    path, weights = tmp_path / 'c.safetensors', Stub(None, n_outputs).state_dict()
+    save_checkpoint(path, small_config(tmp_path), 9, Progress(), {'model': weights})
+    return path
+
+
 @pytest.mark.parametrize('break_it, words', [
     (lambda path: path.write_bytes(path.read_bytes()[:1000]), 'damaged'),
     (lambda path: path.write_bytes(b''), 'damaged'),
     (lambda path: path.unlink(), 'no such file'),
     (lambda path: save_file({'x': torch.zeros(1)}, path), 'no header'),
-    (lambda path: save_file({'x': torch.zeros(1)}, path, {'rgbx_seg': '{"format": 7}'}), 'format 7'),
+    (lambda path: save_file({'x': torch.ones(1)}, path, {'rgbx_seg': '{"format": 7}'}), 'format 7'),
 ])
 def test_a_broken_checkpoint_is_told_in_a_sentence(tmp_path, break_it, words):
-    path = tmp_path / 'c.safetensors'
-    save_checkpoint(path, small_config(tmp_path), 9, Progress(), {'model': Stub(None, 9).state_dict()})
+    path = save_stub(tmp_path, 9)
     break_it(path)
     with pytest.raises(RgbxSegError, match=words) as caught:
         load_checkpoint(path)
@@ -165,8 +171,7 @@ def test_a_broken_checkpoint_is_told_in_a_sentence(tmp_path, break_it, words):
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
-    path = tmp_path / 'c.safetensors'
-    save_checkpoint(path, small_config(tmp_path), 9, Progress(), {'model': Stub(None, 7).state_dict()})
+    path = save_stub(tmp_path, 7)
     with pytest.raises(RgbxSegError, match='2 tensors do not fit .*last.bias'):
         load_model(path)
 
