@@ -115,6 +115,15 @@ def test_training_starts_from_the_weights_it_is_told(tmp_path):
     assert torch.equal(weights['model/first.weight'], load_file(first)['ema/first.weight'])
 
 
+def test_without_validation_the_best_checkpoint_is_the_last(tmp_path):
+    config = small_config(tmp_path, 'data.validate=[]')
+    best = load_checkpoint(train(config))
+    last = load_checkpoint(tmp_path / 'runs/small/last.safetensors')
+    assert best.progress.step == last.progress.step == 6
+    assert torch.equal(best.weights()['last.bias'], last.weights()['last.bias'])
+    assert log_of(config)[-1]['miou'] is None
+
+
 def test_bf16_trains_too(tmp_path):
     config = small_config(tmp_path, 'train.precision=bf16', 'loss.dice=0.5', 'loss.stride=2',
                           'loss.class_weights=inverse_sqrt')
