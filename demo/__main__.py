@@ -24,7 +24,7 @@ from demo.compare import Comparison, Published, compare
 from demo.node_process import set_private_middleware
 from demo.timeline import Timeline, check_labels, read_timeline
 from rgbx_seg_ros import RgbxSegError, __version__
-from rgbx_seg_ros.cli import run_command
+from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.engine import BACKENDS
 from rgbx_seg_ros.manifest import Manifest, load_bundle, replace_folder
 from rgbx_seg_ros.report import PAGE_FILE, REPORT_FILE, PairRecord, Run, write_report
@@ -70,7 +70,7 @@ def _main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog='python -m demo', description=__doc__)
+    parser = Arguments(prog='python -m demo', description=__doc__)
     parser.add_argument('--bag', type=Path, required=True, help='rosbag2 folder, .mcap or .db3')
     parser.add_argument('--bundle', type=Path, required=True, help='folder of the model')
     parser.add_argument('--out', type=Path, required=True, help='folder of the report')

@@ -165,3 +165,10 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse sections that do not go together."""
+        for name in ('height', 'width'):
+            if getattr(self.data, name) % self.loss.stride:
+                raise RgbxSegError(f'data.{name} is {getattr(self.data, name)}; expected a '
+                                   f'multiple of loss.stride ({self.loss.stride}).')

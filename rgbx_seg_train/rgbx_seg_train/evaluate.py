@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.cli import run_command
+from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.engine import Engine, open_engine
 from rgbx_seg_ros.manifest import FORMAT, Manifest
 from rgbx_seg_ros.segmenter import Segmenter
@@ -110,8 +110,8 @@ def _config(args: argparse.Namespace, own: Config | None) -> Config:
     return parse_config(override(config_to_dict(own), args.overrides))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='rgbx_evaluate',
+def _parser() -> Arguments:
+    parser = Arguments(prog='rgbx_evaluate',
                                      description='Score a checkpoint or a bundle.')
     parser.add_argument('model', type=Path, help='checkpoint (.safetensors) or bundle folder')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='settings that win over '

@@ -8,7 +8,6 @@ moved there only if its labels are those of the checkpoint.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
@@ -26,7 +25,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.cli import run_command
+from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.engine import INPUTS, OUTPUTS, Engine, open_engine
 from rgbx_seg_ros.manifest import MANIFEST_FILE, Manifest, replace_folder, save_bundle
 from rgbx_seg_ros.segmenter import Segmenter
@@ -172,8 +171,8 @@ def _box_scores(parts: Mapping[str, Any], prefix: str) -> dict[str, float]:
             for kind in ('hit_rate', 'inside') if row[kind] is not None}
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='rgbx_export',
+def _parser() -> Arguments:
+    parser = Arguments(prog='rgbx_export',
                                      description='Turn a checkpoint into a bundle.')
     parser.add_argument('checkpoint', type=Path, help='such as runs/NAME/best.safetensors')
     parser.add_argument('out', type=Path, help='folder of the bundle')

@@ -7,7 +7,6 @@ How many processes and devices take part is a choice of `accelerate launch`, not
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.cli import run_command
+from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_train.averaging import AveragedWeights
 from rgbx_seg_train.checkpoint import (
@@ -126,7 +125,10 @@ def train(config: Config, resume: bool = False) -> Path:
 
         stride = config.loss.stride
         logits = network(*_images(rgb, aux, settings), [data.modality] * len(rgb), stride=stride)
-        loss = segmentation_loss(logits, label[:, ::stride, ::stride].long(), config.loss, weights)
+        # Logits lie in the middle of `stride` pixels; taking each of them in turn is fair to all.
+        phase = step % stride
+        target = label[:, phase::stride, phase::stride].long()
+        loss = segmentation_loss(logits, target, config.loss, weights)
         accelerator.backward(loss)
         if settings.clip_norm:
             accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
@@ -272,8 +274,8 @@ class _Log:
                 file.write(json.dumps(values) + '\n')
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='rgbx_train', description='Train a segmentation model.')
+def _parser() -> Arguments:
+    parser = Arguments(prog='rgbx_train', description='Train a segmentation model.')
     parser.add_argument('config', type=Path, help='a file such as those in rgbx_seg_train/configs')
     parser.add_argument('overrides', nargs='*', metavar='key=value',
                         help='settings that win over the file, such as train.steps=100')

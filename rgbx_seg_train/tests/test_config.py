@@ -96,6 +96,7 @@ def test_plain_form_gives_back_the_same_config():
     ('data.train=[{kind: folder}]', ['data.train.0.root', 'empty']),
     ('data.train=[{kind: synthetic, seed: 1}]', ['data.train.0.seed', 'first_seed']),
     ('data.train.0.count=1', ['data.train.0.count', 'a number below 0']),
+    ('loss.stride=3', ['data.width', '320', 'multiple of loss.stride (3)']),
     ('augment.zoom_low=3', ['augment.zoom_low', '3.0', '1.6']),
     ('train.steps', ['train.steps', 'key=value']),
     ('name.first=3', ['name.first']),

@@ -124,6 +124,25 @@ def test_without_validation_the_best_checkpoint_is_the_last(tmp_path):
     assert log_of(config)[-1]['miou'] is None
 
 
+def test_a_loss_at_a_stride_takes_all_pixels_in_turn(tmp_path, monkeypatch):
+    targets = []
+
+    def keep(logits, target, *args):
+        targets.append(target)
+        assert logits.shape[2:] == target.shape[1:]
+        return segmentation_loss(logits, target, *args)
+
+    monkeypatch.setattr(train_module, 'segmentation_loss', keep)
+    config = small_config(tmp_path, 'loss.stride=2', 'train.steps=2')
+    train(config)
+    mixture = train_module.Mixture([train_module.open_source(s, config.data)
+                                    for s in config.data.train], [1], config.data, config.augment,
+                                   config.train.seed)
+    for step in (0, 1):
+        label = mixture.batch(step * 2, 2)[2]
+        np.testing.assert_array_equal(targets[step].numpy(), label[:, step::2, step::2])
+
+
 def test_bf16_trains_too(tmp_path):
     config = small_config(tmp_path, 'train.precision=bf16', 'loss.dice=0.5', 'loss.stride=2',
                           'loss.class_weights=inverse_sqrt')
