@@ -112,7 +112,7 @@ def _config(args: argparse.Namespace, own: Config | None) -> Config:
 
 def _parser() -> Arguments:
     parser = Arguments(prog='rgbx_evaluate',
-                                     description='Score a checkpoint or a bundle.')
+                       description='Score a checkpoint or a bundle.')
     parser.add_argument('model', type=Path, help='checkpoint (.safetensors) or bundle folder')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='settings that win over '
                         'the configuration, such as data.test.0.count=50')

@@ -173,7 +173,7 @@ def _box_scores(parts: Mapping[str, Any], prefix: str) -> dict[str, float]:
 
 def _parser() -> Arguments:
     parser = Arguments(prog='rgbx_export',
-                                     description='Turn a checkpoint into a bundle.')
+                       description='Turn a checkpoint into a bundle.')
     parser.add_argument('checkpoint', type=Path, help='such as runs/NAME/best.safetensors')
     parser.add_argument('out', type=Path, help='folder of the bundle')
     parser.add_argument('overrides', nargs='*', metavar='key=value',
