@@ -8,6 +8,7 @@ The LoRA of a pair serves both of its images. The tower is `transformers`', the 
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -57,9 +58,11 @@ class ModalityClip(nn.Module):
             r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=['q_proj', 'v_proj']
         )
         tower = CLIPVisionModelWithProjection(config.tower())
-        self.tower = get_peft_model(tower, lora, adapter_name=modalities[0])
-        for name in modalities[1:]:
-            self.tower.add_adapter(name, lora)
+        with warnings.catch_warnings():  # peft asks transformers by a name that is going away
+            warnings.simplefilter('ignore', FutureWarning)
+            self.tower = get_peft_model(tower, lora, adapter_name=modalities[0])
+            for name in modalities[1:]:
+                self.tower.add_adapter(name, lora)
         self.tower.requires_grad_(not config.frozen)
         self.tower.eval()
         mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
