@@ -7,17 +7,14 @@ How many processes and devices take part is a choice of `accelerate launch`, not
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import torch
-import yaml
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 from torch import Tensor, nn
@@ -39,7 +36,7 @@ from rgbx_seg_train.checkpoint import (
     save_checkpoint,
 )
 from rgbx_seg_train.config import Config, TrainConfig
-from rgbx_seg_train.config_file import config_to_dict, load_config
+from rgbx_seg_train.config_file import load_config
 from rgbx_seg_train.data.sample import Image, Sample, Samples
 from rgbx_seg_train.data.sources import (
     CLASS_SETS,
@@ -50,9 +47,10 @@ from rgbx_seg_train.data.sources import (
 )
 from rgbx_seg_train.losses import class_weights, segmentation_loss
 from rgbx_seg_train.preprocess import normalize
+from rgbx_seg_train.run_log import RunLog
 from rgbx_seg_train.score import Score, summarize
 
-LAST, BEST, LOG = 'last.safetensors', 'best.safetensors', 'log.jsonl'
+LAST, BEST = 'last.safetensors', 'best.safetensors'
 EVAL_BATCH = 8
 
 # shape of the learning rate after the warm-up: t in 0..1 -> factor
@@ -106,7 +104,7 @@ def train(config: Config, resume: bool = False) -> Path:
     offset = settings.batch_size * accelerator.process_index
     began = time.monotonic() - progress.elapsed_s
     limit_s = 60 * settings.max_minutes if settings.max_minutes else math.inf
-    log = _Log(folder, config, resume, accelerator.is_main_process)
+    log = RunLog(folder, config, resume, accelerator.is_main_process)
     bar = tqdm(total=settings.steps, initial=progress.step, desc=config.name, unit='step',
                disable=None if accelerator.is_main_process else True, smoothing=0.05)
     step, best = progress.step, progress.best_miou
@@ -253,25 +251,6 @@ def _checkpoint_to_resume(folder: Path, config: Config) -> Checkpoint:
             raise RgbxSegError(f'{folder / LAST}: its {part} settings differ from those given; '
                                f'resume with {folder / "config.yaml"} or choose another name.')
     return checkpoint
-
-
-class _Log:
-    """Lines of JSON in the run's folder, beside the configuration that made them."""
-
-    def __init__(self, folder: Path, config: Config, resume: bool, writes: bool) -> None:
-        self.path = folder / LOG if writes else None
-        if not writes:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        if not resume:
-            self.path.write_text('', encoding='utf-8')
-        text = yaml.safe_dump(config_to_dict(config), sort_keys=False, default_flow_style=None)
-        (folder / 'config.yaml').write_text(text, encoding='utf-8')
-
-    def write(self, **values: Any) -> None:
-        if self.path is not None:
-            with self.path.open('a', encoding='utf-8') as file:
-                file.write(json.dumps(values) + '\n')
 
 
 def _parser() -> Arguments:
