@@ -133,6 +133,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         worker = Worker(self._on_pair)
         try:
             segmenter = worker.call(open_segmenter, settings)
+            publishers = self._advertise(segmenter)
         except BaseException:
             worker.stop()
             raise
@@ -140,8 +141,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         self.get_logger().info(
             f'{manifest.name} ({manifest.modality}, {len(manifest.classes)} classes) runs on '
             f'{engine.backend} {engine.version}, {engine.device}, {engine.precision}.')
-        return Loaded(settings, segmenter, worker, overlay.palette(manifest.classes),
-                      self._advertise(segmenter))
+        return Loaded(settings, segmenter, worker, overlay.palette(manifest.classes), publishers)
 
     def _advertise(self, segmenter: Segmenter) -> dict[str, Any]:
         """Create the publishers, by topic below ~/, and publish the latched messages."""
