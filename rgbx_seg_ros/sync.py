@@ -126,7 +126,7 @@ class Pairer:
         if stamp_ns <= 0:
             return self._drop('zero_stamp')
         if queue.newest is not None and stamp < queue.newest - JUMP_NS:
-            self._jump_back(stream, stamp)
+            self._jump_back(stamp)
         if queue.used is not None and stamp <= queue.used:
             return self._drop('duplicate' if stamp == queue.used else 'late')
         at = bisect_left(queue.stamps, stamp)
@@ -170,8 +170,8 @@ class Pairer:
             kind = 'unpaired' if stream == self._anchor else 'surplus'
             self.drops[f'{kind}_{stream}'] += count
 
-    def _jump_back(self, stream: str, stamp: int) -> None:
-        """Forget what lies after a backward jump of `stream` to `stamp`, in both streams.
+    def _jump_back(self, stamp: int) -> None:
+        """Forget what lies after a backward jump to `stamp`, in both streams.
 
         The other stream keeps what it has of the new pass: it need not jump at the same moment.
         """
@@ -181,7 +181,8 @@ class Pairer:
             self.drops['reset'] += len(queue.stamps) - keep
             del queue.stamps[keep:], queue.frames[keep:]
             queue.used = None
-        self._streams[stream].newest = None
+            if queue.newest is not None and queue.newest >= stamp + JUMP_NS:
+                queue.newest = None
 
     def _choose_anchor(self) -> None:
         rgb, aux = (self._streams[name].period for name in STREAMS)
