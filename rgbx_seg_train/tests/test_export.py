@@ -14,18 +14,23 @@ from small_runs import HEIGHT, WIDTH, Stub, small_config, use_stub, write_folder
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import open_engine
-from rgbx_seg_ros.manifest import load_bundle
+from rgbx_seg_ros.manifest import MODALITIES, load_bundle
 from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_train import evaluate as evaluate_module
 from rgbx_seg_train import export as export_module
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
 from rgbx_seg_train.config import FolderSource
+from rgbx_seg_train.config_file import parse_config
 from rgbx_seg_train.data.folder import FolderDataset
-from rgbx_seg_train.data.sources import CLASS_SETS
+from rgbx_seg_train.data.rendered import RenderSettings, render_sample
+from rgbx_seg_train.data.sources import CLASS_SETS, open_source, stack
+from rgbx_seg_train.data.synthetic import aux_encoding
 from rgbx_seg_train.evaluate import evaluate, open_model
 from rgbx_seg_train.export import export, read_scores
+from rgbx_seg_train.models import find_family, find_preset
 from rgbx_seg_train.preprocess import normalize
+from rgbx_seg_train.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -237,3 +242,38 @@ def test_a_bundle_needs_to_be_told_what_to_be_scored_on(tmp_path, monkeypatch, c
     monkeypatch.setattr(sys, 'argv', ['rgbx_evaluate', str(tmp_path / 'bundle')])
     assert evaluate_module.main() == 1
     assert '--config' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('modality', MODALITIES)
+def test_each_modality_trains_and_reaches_a_bundle_with_nothing_downloaded(tmp_path, modality):
+    config = parse_config({
+        'name': modality, 'out': str(tmp_path / 'runs'), 'model': {'family': 'stub'},
+        'data': {'modality': modality, 'height': 48, 'width': 64, 'cache': str(tmp_path / 'cache'),
+                 'train': [{'kind': 'synthetic', 'first_seed': 0, 'count': 4}],
+                 'test': [{'kind': 'synthetic', 'first_seed': 100, 'count': 1}]},
+        'train': {'steps': 2, 'batch_size': 2}})
+    export(train(config), tmp_path / 'bundle', {})
+    engine, manifest = open_engine(tmp_path / 'bundle')
+    assert (manifest.modality, manifest.aux) == (modality, aux_encoding(modality))
+    held_out = open_source(config.data.test[0], config.data, native=True)
+    result = evaluate(Segmenter(engine, manifest), [held_out])
+    assert result['frames'] == 1 and 0 <= result['miou'] <= 1
+
+
+@pytest.mark.parametrize('modality', ['polarization', 'event'])
+def test_the_tiny_network_learns_from_another_modality_than_thermal(modality):
+    torch.manual_seed(0)
+    settings = RenderSettings(0, 2, modality, 96, 128)
+    scenes = stack([render_sample(seed, settings) for seed in (0, 1)], zero_aux=False)
+    rgb, aux, label = map(torch.from_numpy, scenes)
+    model = find_family('segrgbx').build(find_preset('segrgbx', 'tiny'), 9)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    losses = []
+    for _ in range(8):
+        logits = model(*normalize(rgb, aux), [modality] * 2)
+        loss = torch.nn.functional.cross_entropy(logits, label.long())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
