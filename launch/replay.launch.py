@@ -7,6 +7,7 @@ Every argument of segment.launch.py serves here too.
 
 from pathlib import Path
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 from launch.actions import (
@@ -53,7 +54,29 @@ def generate_launch_description():
         }.items(),
     )
     # The player comes second, because segment.launch.py sets the transport for both.
-    return LaunchDescription([*ARGUMENTS, segment, OpaqueFunction(function=play)])
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=choose_transports), segment,
+                              OpaqueFunction(function=play)])
+
+
+def choose_transports(context):
+    """Let the node subscribe to compressed images where the bag has no others."""
+    given = context.launch_configurations
+    topics = recorded_topics(Path(LaunchConfiguration('bag').perform(context)))
+    for camera in ('rgb', 'thermal'):
+        topic = LaunchConfiguration(f'{camera}_topic').perform(context)
+        compressed = topic not in topics and f'{topic}/compressed' in topics
+        if compressed and not given.get(f'{camera}_transport'):
+            given[f'{camera}_transport'] = 'compressed'
+    return []
+
+
+def recorded_topics(bag):
+    """Return the names of a bag's topics; none of a single file, which has no metadata.yaml."""
+    metadata = bag / 'metadata.yaml'
+    if not metadata.is_file():
+        return set()
+    information = yaml.safe_load(metadata.read_text())['rosbag2_bagfile_information']
+    return {topic['topic_metadata']['name'] for topic in information['topics_with_message_count']}
 
 
 def play(context):

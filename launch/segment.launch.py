@@ -18,6 +18,10 @@ SAMPLE_BUNDLE = str(SHARE / 'sample' / 'bundle')
 # Bare: with sizes asked for, nothing at all gets through where net.core.wmem_max is smaller.
 LARGE_IMAGES = 'LARGE_DATA'
 BOOLEANS = ['true', 'false']
+TRANSPORTS = ['', 'raw', 'compressed']
+# Argument -> parameter of the node that it sets, if given.
+PARAMETERS = {'bundle': 'bundle', 'backend': 'backend', 'rgb_transport': 'rgb.transport',
+              'thermal_transport': 'aux.transport'}
 
 ARGUMENTS = (
     DeclareLaunchArgument(
@@ -32,6 +36,12 @@ ARGUMENTS = (
     DeclareLaunchArgument(
         'thermal_topic', default_value='thermal/image_raw',
         description='images of the thermal camera'),
+    DeclareLaunchArgument(
+        'rgb_transport', default_value='', choices=TRANSPORTS,
+        description='raw, or compressed for rgb_topic/compressed; empty: what params_file says'),
+    DeclareLaunchArgument(
+        'thermal_transport', default_value='', choices=TRANSPORTS,
+        description='the same for the thermal camera'),
     DeclareLaunchArgument(
         'params_file', default_value=DEFAULT_PARAMS, description="the node's parameters, YAML"),
     DeclareLaunchArgument(
@@ -78,7 +88,7 @@ def transport(environment):
 
 def segment_node(args):
     """Return the node; what is given on the command line wins over the file of parameters."""
-    given = {name: args[name] for name in ('bundle', 'backend') if args[name]}
+    given = {name: args[argument] for argument, name in PARAMETERS.items() if args[argument]}
     if not args['bundle'] and args['params_file'] == DEFAULT_PARAMS:
         given['bundle'] = SAMPLE_BUNDLE
     given = {name: ParameterValue(value, value_type=str) for name, value in given.items()}

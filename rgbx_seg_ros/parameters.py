@@ -53,7 +53,7 @@ PARAMETERS = (
               0.0, 60.0),
     Parameter('sync.rgb_offset', 0.0, 'Added to RGB stamps for matching only [s].', -10.0, 10.0),
     Parameter('sync.aux_offset', 0.0, 'Added to aux stamps for matching only [s].', -10.0, 10.0),
-    Parameter('overlay.alpha', 0.5, 'Opacity of the classes in ~/overlay [0..1].', 0.0, 1.0,
+    Parameter('overlay.alpha', 0.6, 'Opacity of the classes in ~/overlay [0..1].', 0.0, 1.0,
               read_only=False),
 )
 _BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}

@@ -18,7 +18,7 @@ import rgbx_seg_ros
 ROOT = Path(__file__).resolve().parents[1]
 SEGMENT_ARGUMENTS = {
     'bundle', 'backend', 'rgb_topic', 'thermal_topic', 'params_file', 'namespace', 'use_sim_time',
-    'use_rviz', 'log_level',
+    'use_rviz', 'log_level', 'rgb_transport', 'thermal_transport',
 }
 REPLAY_ARGUMENTS = {'bag', 'rate', 'delay', 'loop', 'start_paused', 'rgb_topic', 'thermal_topic'}
 
@@ -229,6 +229,27 @@ def test_rviz_shows_the_node_in_its_namespace(segment, given, pushed, namespace,
     run(segment, segment.start, namespace=given, pushed=pushed, use_rviz='true')
     assert made[0]['namespace'] == namespace
     assert dict(made[1]['remappings'])['/segment/overlay'] == shown
+
+
+def transports(replay, **given):
+    configurations = {argument.name: argument.default_value for argument in replay.ARGUMENTS}
+    configurations.update(given)
+    replay.choose_transports(types.SimpleNamespace(launch_configurations=configurations))
+    return {camera: configurations.get(f'{camera}_transport', '') for camera in ('rgb', 'thermal')}
+
+
+def test_replay_subscribes_to_what_the_bag_holds_unless_told_otherwise(replay, tmp_path):
+    compressed = {'rgb': 'compressed', 'thermal': 'compressed'}
+    assert transports(replay) == compressed  # the sample bag
+    assert transports(replay, rgb_transport='raw') == {**compressed, 'rgb': 'raw'}
+    assert transports(replay, rgb_topic='/other') == {**compressed, 'rgb': ''}
+    assert transports(replay, bag=str(tmp_path)) == {'rgb': '', 'thermal': ''}
+
+
+def test_transports_given_on_the_command_line_reach_the_node(segment):
+    node = run(segment, segment.start, thermal_transport='compressed')['Node'].kwargs
+    assert node['parameters'][1]['aux.transport'] == 'compressed'
+    assert 'rgb.transport' not in node['parameters'][1]
 
 
 def test_replay_plays_the_bag_on_its_own_clock(replay):
