@@ -6,32 +6,47 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rgbx_seg_ros import RgbxSegError
 
 
 def run_command(main: Callable[[], None]) -> int:
-    """Run `main` and return its exit code; an RgbxSegError becomes one line on stderr and 1."""
+    """Run `main` and return its exit code; errors of the user become one line and 1.
+
+    They are RgbxSegError, and OSError where nothing nearer to its cause has explained it.
+    """
     try:
         main()
     except RgbxSegError as error:
-        program = Path(sys.argv[0])
-        name = program.parent.name if program.stem == '__main__' else program.stem
-        print(f'{name}: error: {error}', file=sys.stderr)
-        return 1
+        return _fail(str(error))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `rgbx_x | head` is no error of ours
         sys.stderr.close()
         return 0
+    except OSError as error:  # a full disk, a folder that is not ours, a file where a folder is due
+        place = error.filename2 or error.filename or 'a file'
+        return _fail(f'{place}: {error.strerror or error}, expected a place that can be read and '
+                     'written; check the path, its permissions and the free space.')
     return 0
+
+
+def _fail(sentence: str) -> int:
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.stem == '__main__' else program.stem
+    print(f'{name}: error: {sentence}', file=sys.stderr)
+    return 1
 
 
 class Arguments(argparse.ArgumentParser):
     """An argument parser whose complaints are errors like all others: one sentence, exit code 1."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse; unlike argparse, let key=value arguments follow an option."""
+        return self.parse_intermixed_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Raise what argparse found as an RgbxSegError."""

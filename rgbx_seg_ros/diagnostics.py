@@ -52,9 +52,12 @@ class Reporter:
 
     def _unpublished(self, topics: list[str]) -> list[str]:
         """Return a sentence for each topic that has just been without publisher for too long."""
-        self._silent = {topic: self._silent.get(topic, 0) + 1 for topic in topics
+        remedies = dict.fromkeys(topics, 'start the camera, or remap the topic to its name.')
+        if self._node.get_clock().ros_time_is_active:
+            remedies['/clock'] = 'play the bag with --clock, or set use_sim_time to false.'
+        self._silent = {topic: self._silent.get(topic, 0) + 1 for topic in remedies
                         if self._node.count_publishers(topic) == 0}
-        return [f'nobody publishes {topic}; start the camera, or remap the topic to its name.'
+        return [f'nobody publishes {topic}; {remedies[topic]}'
                 for topic, seconds in self._silent.items() if seconds == NO_PUBLISHER_S]
 
 

@@ -26,10 +26,10 @@ REMEDIES = {
                 'is slower than the cameras; the mask is as fresh as it can be.',
     'late': 'a frame came after its turn and was skipped; if this goes on, look at the network.',
     'duplicate': 'a frame came twice with one stamp; look for two publishers on one topic.',
-    'unpaired_rgb': 'an RGB frame found no aux frame within sync.max_skew; compare the stamps of '
-                    'both cameras and set sync.aux_offset.',
-    'unpaired_aux': 'an aux frame found no RGB frame within sync.max_skew; compare the stamps of '
-                    'both cameras and set sync.aux_offset.',
+    'unpaired_rgb': 'an RGB frame found no aux frame within sync.max_skew; if the aux camera did '
+                    'not pause, compare the stamps of both and set sync.aux_offset.',
+    'unpaired_aux': 'an aux frame found no RGB frame within sync.max_skew; if the RGB camera did '
+                    'not pause, compare the stamps of both and set sync.aux_offset.',
     'overflow': 'one stream came without the other until its queue was full; is the other camera '
                 'running?',
     'backward_jump': 'the stamps jumped back (a looped bag or a restarted clock); pairing started '
@@ -81,7 +81,7 @@ class Health:
         self._published = 0
         self._timings: deque[Timing] = deque(maxlen=WINDOW)
         self._told: set[str] = set()
-        self._before = (now_ns, Counter(self._received), 0)
+        self._before = (now_ns, Counter(self._received), Counter[str](), 0)
 
     def receive(self, stream: str, now_ns: int) -> None:
         """Count one message of stream 'rgb' or 'aux', whatever its content."""
@@ -125,11 +125,12 @@ class Health:
         return Status('state', level, fault or state, {'state': state})
 
     def statuses(self, now_ns: int, pairing: Mapping[str, int]) -> list[Status]:
-        """Return the state of cameras, pairing and inference; rates are since the last call."""
+        """Return the state of cameras, pairing and inference; rates, levels since the last call."""
         received, drops, published = self.counts(pairing)
-        then_ns, received_then, published_then = self._before
+        then_ns, received_then, drops_then, published_then = self._before
         seconds = (now_ns - then_ns) / 1e9
-        self._before = (now_ns, Counter(received), published)
+        self._before = (now_ns, Counter(received), Counter(drops), published)
+        fresh = Counter(drops) - drops_then
         # Under simulated time the clock may stand still or jump back; then there is no rate.
         rates = {name: (count - received_then[name]) / seconds if seconds > 0 else 0.0
                  for name, count in received.items()}
@@ -138,8 +139,8 @@ class Health:
             timings = list(self._timings)
             ages = {name: (now_ns - self._last_ns[name]) / 1e9 if name in self._last_ns else None
                     for name in received}
-        return [_cameras(received, rates, ages), _pairing(timings, drops),
-                _inference(timings, rate, published)]
+        return [_cameras(received, rates, ages), _pairing(timings, drops, fresh),
+                _inference(timings, rate, published, fresh['engine'])]
 
 
 def _cameras(received: dict[str, int], rates: dict[str, float],
@@ -150,26 +151,30 @@ def _cameras(received: dict[str, int], rates: dict[str, float],
         values[f'{name} rate [Hz]'] = f'{rates[name]:.1f}'
         values[f'{name} received'] = str(received[name])
         values[f'{name} age [s]'] = 'never' if age is None else f'{age:.2f}'
-    gone = [name for name, age in ages.items() if age is None or age > STALE_S]
+    # An age below zero: the clock jumped back, and nothing has come since.
+    gone = [name for name, age in ages.items() if age is None or not 0 <= age <= STALE_S]
     if gone:
         return Status('cameras', Level.STALE, f'no {" and no ".join(gone)} images', values)
     return Status('cameras', Level.OK, 'both cameras deliver', values)
 
 
-def _pairing(timings: list[Timing], drops: dict[str, int]) -> Status:
+def _pairing(timings: list[Timing], drops: dict[str, int], fresh: Counter[str]) -> Status:
     values = {f'dropped: {cause}': str(count) for cause, count in sorted(drops.items())}
     if timings:
         values['skew p50 [ms]'] = f'{median(timing.skew_ms for timing in timings):.2f}'
-    lost = sum(count for cause, count in drops.items() if cause not in HARMLESS)
+    # Of the whole time since activation, one frame lost at the start would warn for ever.
+    lost = sum(count for cause, count in fresh.items() if cause not in HARMLESS)
     if lost:
-        return Status('pairing', Level.WARN, f'{lost} dropped since activation', values)
-    return Status('pairing', Level.OK, 'nothing lost', values)
+        return Status('pairing', Level.WARN, f'{lost} dropped since the last report', values)
+    return Status('pairing', Level.OK, 'nothing lost since the last report', values)
 
 
-def _inference(timings: list[Timing], rate: float, published: int) -> Status:
+def _inference(timings: list[Timing], rate: float, published: int, failed: int) -> Status:
     values = {'rate [Hz]': f'{rate:.1f}', 'published': str(published)}
     for name in ('latency', 'engine', 'overhead'):
         times = [getattr(timing, f'{name}_ms') for timing in timings]
         for percent in (50, 95) if times else ():
             values[f'{name} p{percent} [ms]'] = f'{np.percentile(times, percent):.1f}'
+    if failed:
+        return Status('inference', Level.ERROR, f'{failed} pairs failed; the log tells why', values)
     return Status('inference', Level.OK, f'{rate:.1f} masks a second', values)

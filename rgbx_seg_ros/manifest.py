@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
+import reprlib
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, replace
@@ -64,7 +65,8 @@ class AuxEncoding:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot normalize an image."""
-        _expect(self.channels in (1, 3), 'channels', self.channels, '1 or 3')
+        good = _is_int(self.channels, 1, 3) and self.channels != 2
+        _expect(good, 'channels', self.channels, '1 or 3')
         _expect(self.range in RANGES, 'range', self.range, ' or '.join(RANGES))
         for name in ('low', 'high', 'min_span', 'scale', 'offset'):
             value = getattr(self, name)
@@ -98,7 +100,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         """Refuse what this version cannot run."""
-        _expect(self.format == FORMAT, 'format', self.format, f'{FORMAT}')
+        _expect(_is_int(self.format, FORMAT, FORMAT), 'format', self.format, f'{FORMAT}')
         _expect(self.modality in MODALITIES, 'modality', self.modality, ', '.join(MODALITIES))
         for name in ('height', 'width'):
             value = getattr(self, name)
@@ -198,7 +200,7 @@ def _read_yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding='utf-8'))
     except UnicodeDecodeError:
         raise RgbxSegError('not UTF-8 text; export the bundle again.') from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a 13th month, [[[[…
         mark = getattr(error, 'problem_mark', None)
         line = f' in line {mark.line + 1}' if mark else ''
         raise RgbxSegError(f'not valid YAML{line}; export the bundle again.') from None
@@ -243,7 +245,8 @@ def _to_yaml(manifest: Manifest) -> str:
 
 def _expect(good: bool, key: str, found: object, expected: str) -> None:
     if not good:
-        text = repr(found) if not isinstance(found, str) else f'"{found}"'
+        # Of nested aliases in a small file, repr() alone could fill the memory.
+        text = reprlib.repr(found) if not isinstance(found, str) else f'"{found}"'
         raise RgbxSegError(f'{key} is {text[:80]}; expected {expected}.')
 
 
@@ -253,4 +256,4 @@ def _is_int(value: object, low: int, high: int) -> bool:
 
 def _is_finite(value: object) -> bool:
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return numeric and math.isfinite(value)  # type: ignore[arg-type]
+    return numeric and abs(value) <= sys.float_info.max  # type: ignore[operator]

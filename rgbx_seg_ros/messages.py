@@ -170,12 +170,13 @@ def to_stats(view: View, timing: Timing, manifest: Manifest,
 def to_descriptor(parameter: Parameter) -> ParameterDescriptor:
     """Return how ROS describes a parameter.
 
-    Its read_only stays false: a node that is not configured takes any of them.
+    Its read_only stays false: a node that is not configured takes any of them. Its type is left
+    to parameters.check, which takes 1 for 1.0 and says in words what is wrong.
     """
     constraints = 'one of ' + ', '.join(parameter.choices) if parameter.choices else ''
     if parameter.read_only:
         constraints = '; '.join(filter(None, (constraints, 'fixed while the node is configured')))
-    descriptor = ParameterDescriptor(description=parameter.description,
+    descriptor = ParameterDescriptor(description=parameter.description, dynamic_typing=True,
                                      additional_constraints=constraints)
     if parameter.low is not None and parameter.high is not None:
         if isinstance(parameter.default, float):

@@ -59,8 +59,8 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 
     def __init__(self, **arguments: Any) -> None:
         """Declare the parameters and wait; with `autostart`, start as soon as the node spins."""
-        super().__init__('segment', automatically_declare_parameters_from_overrides=True,
-                         **arguments)
+        super().__init__(
+            'segment', automatically_declare_parameters_from_overrides=True, **arguments)
         self._parameter_table = Declared(self, messages.to_descriptor)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._loaded: Loaded | None = None
@@ -90,7 +90,9 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         """Load the bundle and warm up; a fault is one sentence and leaves the node unconfigured."""
         try:
             self._loaded = self._load()
-        except RgbxSegError as error:
+        except Exception as error:  # rclpy would swallow it without a word
+            if not self.context.ok():
+                raise KeyboardInterrupt from None  # nor can it end a transition after SIGTERM
             self._fault = str(error)
             self.get_logger().error(f'cannot configure: {error}')
             return TransitionCallbackReturn.FAILURE

@@ -93,7 +93,8 @@ def _folders(folder: Path, modality: str) -> tuple[str, dict[str, Path], dict[st
 
 def _mfnet(folder: Path, modality: str) -> tuple[str, dict[str, Path], dict[str, Path]]:
     images = folder / 'images' if (folder / 'images').is_dir() else folder
-    pictures = {name: path for name, path in _pictures(images).items() if path.suffix == '.png'}
+    pictures = {name: path for name, path in _pictures(images).items()
+                if path.suffix.lower() == '.png'}
     if not pictures:
         raise RgbxSegError(f'{folder}: no pairs, found {_contents(folder)}, expected folders rgb '
                            'and thermal (or another modality), or RGBA PNGs.')

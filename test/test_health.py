@@ -56,8 +56,36 @@ def test_drops_of_node_and_pairer_are_added_and_surplus_frames_are_no_loss():
     health.drop('step', 2)
     status = by_concern(health.statuses(SECOND, {'surplus_rgb': 50}))['pairing']
     assert status.values == {'dropped: step': '3', 'dropped: surplus_rgb': '50'}
-    assert (status.level, status.message) == (Level.WARN, '3 dropped since activation')
+    assert (status.level, status.message) == (Level.WARN, '3 dropped since the last report')
     assert by_concern(Health(0).statuses(1, {'surplus_rgb': 50}))['pairing'].level == Level.OK
+
+
+def test_level_of_pairing_recovers_while_its_counts_stay():
+    health = Health(0)
+    health.drop('step', 3)
+    health.statuses(SECOND, {'late': 2})
+    status = by_concern(health.statuses(2 * SECOND, {'late': 2}))['pairing']
+    assert status.level == Level.OK
+    assert status.values == {'dropped: step': '3', 'dropped: late': '2'}
+    status = by_concern(health.statuses(3 * SECOND, {'late': 3}))['pairing']
+    assert (status.level, status.message) == (Level.WARN, '1 dropped since the last report')
+
+
+def test_pairs_that_failed_are_an_error_of_inference():
+    health = Health(0)
+    health.drop('engine', 2)
+    status = by_concern(health.statuses(SECOND, {}))['inference']
+    assert (status.level, status.message) == (Level.ERROR, '2 pairs failed; the log tells why')
+    assert by_concern(health.statuses(2 * SECOND, {}))['inference'].level == Level.OK
+
+
+def test_camera_is_stale_after_a_clock_jump_until_its_next_frame():
+    health = Health(0)
+    health.receive('rgb', 100 * SECOND)
+    health.receive('aux', 5 * SECOND)
+    assert by_concern(health.statuses(5 * SECOND, {}))['cameras'].message == 'no rgb images'
+    health.receive('rgb', 5 * SECOND)
+    assert by_concern(health.statuses(5 * SECOND, {}))['cameras'].level == Level.OK
 
 
 def test_latency_percentiles_and_signed_skew():

@@ -33,7 +33,7 @@ class SyntheticSource:
 
     kind: str = 'synthetic'
     first_seed: int = _number(0, 0)
-    count: int = _number(1000, 1)  # seeds first_seed .. first_seed + count - 1
+    count: int = _number(1000, 1, 1_000_000)  # seeds first_seed .. first_seed + count - 1
     night_fraction: float | None = _number(None, 0, 1)  # share of night; None = as the seeds draw
     max_time_s: float = _number(3.0, 0)  # each scene is seen at a time drawn from 0..max_time_s
     weight: float = _number(1.0, 0)  # how often this source is drawn, relative to the others
@@ -167,7 +167,10 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
 
     def __post_init__(self) -> None:
-        """Refuse sections that do not go together."""
+        """Refuse a run without a name, and sections that do not go together."""
+        if self.name in ('', '.', '..') or '/' in self.name:
+            raise RgbxSegError(f'name is {self.name!r}; expected the name of a folder in out '
+                               f'({self.out}).')
         for name in ('height', 'width'):
             if getattr(self.data, name) % self.loss.stride:
                 raise RgbxSegError(f'data.{name} is {getattr(self.data, name)}; expected a '

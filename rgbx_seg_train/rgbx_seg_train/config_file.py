@@ -22,6 +22,9 @@ import yaml
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.config import SOURCES, Config, Source
 
+# ValueError: not UTF-8, or a date with a 13th month; RecursionError: [[[[…
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """Return the configuration of a YAML file, with `key.key=value` overrides applied.
@@ -70,7 +73,9 @@ def _step(node: Any, name: str, key: str) -> Any:
         return node[_index(node, name, key)]
     if not isinstance(node, dict):
         raise RgbxSegError(f'override "{key}": {name} has nothing below it; check the key.')
-    return node.setdefault(name, {})
+    if node.get(name) is None:  # absent, or a section whose keys are all commented out
+        node[name] = {}
+    return node[name]
 
 
 def _set(node: Any, name: str, value: Any, key: str) -> None:
@@ -83,7 +88,7 @@ def _set(node: Any, name: str, value: Any, key: str) -> None:
 
 
 def _index(node: list[Any], name: str, key: str) -> int:
-    if not name.isdigit() or int(name) >= len(node):
+    if not name.isdecimal() or int(name) >= len(node):
         raise RgbxSegError(f'override "{key}": found {name}, expected a number below {len(node)}.')
     return int(name)
 
@@ -91,8 +96,8 @@ def _index(node: list[Any], name: str, key: str) -> int:
 def _parse_value(text: str, key: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RgbxSegError(f'override "{key}": "{text}" is not valid YAML; quote it.') from None
+    except NOT_YAML:
+        raise RgbxSegError(f'override "{key}": "{text[:40]}" is not valid YAML; quote it.') from None
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
                            'rgbx_seg_train/configs.')
     try:
         data = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except NOT_YAML as error:
         mark = getattr(error, 'problem_mark', None)
         where = f' in line {mark.line + 1}' if mark else ''
         raise RgbxSegError(f'{path}: not valid YAML{where}; correct it.') from None
@@ -161,7 +166,7 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
 
 def _source(value: Any, path: str) -> Source:
     kind = value.get('kind') if isinstance(value, dict) else value
-    if kind not in SOURCES:
+    if not isinstance(kind, str) or kind not in SOURCES:
         raise RgbxSegError(f'{path}.kind is {kind!r}; expected one of {", ".join(SOURCES)}.')
     return _build(SOURCES[kind], value, path)
 

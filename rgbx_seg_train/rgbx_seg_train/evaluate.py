@@ -114,7 +114,7 @@ def _parser() -> Arguments:
     parser = Arguments(prog='rgbx_evaluate',
                        description='Score a checkpoint or a bundle.')
     parser.add_argument('model', type=Path, help='checkpoint (.safetensors) or bundle folder')
-    parser.add_argument('overrides', nargs='*', metavar='key=value', help='settings that win over '
+    parser.add_argument('overrides', nargs='*', default=[], metavar='key=value', help='settings that win over '
                         'the configuration, such as data.test.0.count=50')
     parser.add_argument('--config', type=Path, help="default: the checkpoint's own")
     parser.add_argument('--split', choices=('validate', 'test'), default='test')

@@ -176,7 +176,7 @@ def _parser() -> Arguments:
                        description='Turn a checkpoint into a bundle.')
     parser.add_argument('checkpoint', type=Path, help='such as runs/NAME/best.safetensors')
     parser.add_argument('out', type=Path, help='folder of the bundle')
-    parser.add_argument('overrides', nargs='*', metavar='key=value',
+    parser.add_argument('overrides', nargs='*', default=[], metavar='key=value',
                         help="settings that win over the checkpoint's, such as name=my_model")
     parser.add_argument('--scores', action='append', default=[], metavar='[NAME=]FILE',
                         help='scores of `rgbx_evaluate --out` for the manifest; may be repeated')

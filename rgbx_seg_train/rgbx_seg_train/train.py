@@ -256,7 +256,7 @@ def _checkpoint_to_resume(folder: Path, config: Config) -> Checkpoint:
 def _parser() -> Arguments:
     parser = Arguments(prog='rgbx_train', description='Train a segmentation model.')
     parser.add_argument('config', type=Path, help='a file such as those in rgbx_seg_train/configs')
-    parser.add_argument('overrides', nargs='*', metavar='key=value',
+    parser.add_argument('overrides', nargs='*', default=[], metavar='key=value',
                         help='settings that win over the file, such as train.steps=100')
     parser.add_argument('--resume', action='store_true', help='continue the run of this name')
     parser.add_argument('--overwrite', action='store_true', help='replace the run of this name')
