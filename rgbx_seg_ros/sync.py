@@ -4,8 +4,8 @@
 
 The slower stream is the anchor. An anchor is decided as soon as its best partner is known to be
 the best: the other stream has passed it, or the other stream's next frame is expected further
-away, or `max_wait_s` is over. A partner more than about half a period away is not the anchor's
-own (that one was lost) and is left to its neighbor. No lock, no callback, no clock: time is what
+away, or `max_wait_s` is over. A partner more than about half an anchor's period away belongs to
+the neighboring anchor (its own was lost) and is left to it. No lock, no callback, no clock: time is what
 the caller passes in, so a bag replays exactly as a live camera pair.
 """
 
@@ -23,7 +23,7 @@ STREAMS = ('rgb', 'aux')
 POLICIES = ('nearest', 'exact', 'latest')
 ANCHORS = ('auto', *STREAMS)
 JUMP_NS = 1_000_000_000  # a stamp this far back is a restarted clock or a looped bag, not disorder
-HALF_PERIOD = 0.6  # half a period and some jitter: a partner further off belongs to a neighbor
+HALF_PERIOD = 0.6  # half an anchor's period and some jitter: the neighbor's partner is further off
 EXPECTED = 0.8  # of a period after the last frame, the next one may arrive
 
 
@@ -235,7 +235,7 @@ class Pairer:
         distance = abs(partner - anchor)
         if distance > self._max_skew:
             return False
-        if others.period is not None and distance > HALF_PERIOD * others.period:
+        if anchors.period is not None and distance > HALF_PERIOD * anchors.period:
             return False
         # The next anchor, if here already, may be nearer to this partner.
         return len(anchors.stamps) < 2 or abs(partner - anchors.stamps[1]) >= distance

@@ -74,6 +74,15 @@ def test_lost_frames_never_pair_a_frame_with_its_neighbors_partner(delay_ms):
     assert len(out) >= 0.99 * len(whole)
 
 
+def test_a_slow_camera_takes_the_next_best_frame_where_its_nearest_was_lost():
+    rgb, aux = camera('rgb', 30, drop=0.2), camera('aux', 9)
+    out = play(Pairer(), rgb + aux)
+    best = nearest_skews_ms(aux, rgb)
+    assert len(out) == (best <= 50).sum() > 170
+    assert np.allclose(sorted(skews_ms(out)), sorted(best[best <= 50]))
+    assert skews_ms(out).max() > 0.6 * 1000 / 30  # some took more than half an RGB period
+
+
 @pytest.mark.parametrize('phase_ms', [7, -7])
 def test_a_looped_bag_pairs_the_second_pass_as_the_first(phase_ms):
     events = camera('rgb', 30) + camera('aux', 9, phase_ms=phase_ms)
