@@ -5,8 +5,8 @@
 The slower stream is the anchor. An anchor is decided as soon as its best partner is known to be
 the best: the other stream has passed it, or the other stream's next frame is expected further
 away, or `max_wait_s` is over. A partner more than about half an anchor's period away belongs to
-the neighboring anchor (its own was lost) and is left to it. No lock, no callback, no clock: time is what
-the caller passes in, so a bag replays exactly as a live camera pair.
+the neighboring anchor (its own was lost) and is left to it. No lock, no callback, no clock: time
+is what the caller passes in, so a bag replays exactly as a live camera pair.
 """
 
 from __future__ import annotations
