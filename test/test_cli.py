@@ -28,6 +28,34 @@ def test_a_fault_of_the_program_keeps_its_traceback():
         run_command(lambda: 1 / 0)
 
 
+def test_a_path_that_cannot_be_used_is_one_sentence_that_names_it(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+
+    def inside_a_file():
+        (tmp_path / 'file' / 'out').mkdir()
+
+    def onto_a_folder():
+        (tmp_path / 'folder' / 'full').mkdir(parents=True)
+        (tmp_path / 'file').replace(tmp_path / 'folder')
+
+    for fault, name in ((inside_a_file, 'file/out'), (onto_a_folder, 'folder')):
+        assert run_command(fault) == 1
+        told = capsys.readouterr().err
+        assert f'error: {tmp_path / name}: ' in told
+        assert told.count('\n') == 1
+
+
+def test_settings_may_follow_an_option_and_missing_ones_are_not_asked_for():
+    parser = Arguments(prog='rgbx_x')
+    parser.add_argument('config')
+    parser.add_argument('overrides', nargs='*', default=[])
+    parser.add_argument('--overwrite', action='store_true')
+    for given in (['c', '--overwrite', 'a=1', 'b=2'], ['c', 'a=1', '--overwrite', 'b=2']):
+        options = parser.parse_args(given)
+        assert (options.config, options.overrides, options.overwrite) == ('c', ['a=1', 'b=2'], True)
+    assert parser.parse_args(['c']).overrides == []
+
+
 @pytest.mark.parametrize('arguments', [['--colour', 'red'], ['--rate', 'fast'], []])
 def test_a_wrong_argument_is_one_sentence_that_names_it(arguments):
     parser = Arguments(prog='rgbx_x')

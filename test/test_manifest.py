@@ -52,6 +52,10 @@ def test_saving_over_a_bundle_replaces_it_and_over_anything_else_is_refused(tmp_
     (lambda d: d['aux'].update(low='cold'), 'low is "cold"'),
     (lambda d: d['aux'].update(scale=float('nan')), 'scale is nan'),
     (lambda d: d['aux'].update(channels=2), 'channels is 2'),
+    (lambda d: d['aux'].update(channels=1.0), 'channels is 1.0'),
+    (lambda d: d['aux'].update(channels=True), 'channels is True'),
+    (lambda d: d['aux'].update(low=-10**400), 'low is -1000'),
+    (lambda d: d.update(format=True), 'format is True'),
     (lambda d: d['classes'][1].update(id=0), 'no value twice'),
     (lambda d: d['classes'][1].update(color=[64, 64, 0]), 'no value twice'),
     (lambda d: d['classes'][1].update(color='red'), r'classes\[1\].color'),
@@ -70,11 +74,20 @@ def test_a_wrong_manifest_is_refused_by_a_sentence_that_names_the_key(tmp_path, 
 
 
 @pytest.mark.parametrize('content', [b'', b'[1, 2]', b'a: [', b'\xff\xfe', b'a: !!python/none x',
-                                     b'x' * (2 << 20)])
+                                     b'x' * (2 << 20), b'name: 2026-13-45',
+                                     b'[' * 3000, b'format: ' + b'9' * 5000])
 def test_a_manifest_that_is_no_manifest_is_refused(tmp_path, content):
     bundle = write_tiny_bundle(tmp_path / 'b')
     (bundle / 'manifest.yaml').write_bytes(content)
     with pytest.raises(RgbxSegError, match='manifest.yaml'):
+        load_bundle(bundle)
+
+
+def test_a_manifest_of_nested_aliases_is_refused_before_it_is_unfolded(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / 'b')
+    lines = ['- &a0 [x]', *(f'- &a{n} [' + f'*a{n - 1},' * 9 + ']' for n in range(1, 40))]
+    (bundle / 'manifest.yaml').write_text('\n'.join(lines))
+    with pytest.raises(RgbxSegError, match='a mapping of keys'):
         load_bundle(bundle)
 
 

@@ -97,7 +97,8 @@ def _parse_value(text: str, key: str) -> Any:
     try:
         return yaml.safe_load(text)
     except NOT_YAML:
-        raise RgbxSegError(f'override "{key}": "{text[:40]}" is not valid YAML; quote it.') from None
+        raise RgbxSegError(f'override "{key}": "{text[:40]}" is not valid YAML; quote it.'
+                           ) from None
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

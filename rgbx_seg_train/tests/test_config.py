@@ -77,6 +77,11 @@ def test_overrides_reach_into_mappings_and_lists(tmp_path):
     assert (config.name, config.train.max_minutes, config.data.zero_aux) == ('x', None, True)
 
 
+def test_overrides_fill_a_section_that_the_file_leaves_empty(tmp_path):
+    path = write(tmp_path / 'c.yaml', 'train:\n')
+    assert load_config(path, ['train.steps=5']).train.steps == 5
+
+
 def test_plain_form_gives_back_the_same_config():
     for path in CONFIGS:
         config = load_config(path)
@@ -101,6 +106,11 @@ def test_plain_form_gives_back_the_same_config():
     ('train.steps', ['train.steps', 'key=value']),
     ('name.first=3', ['name.first']),
     ('name=[', ['name', 'not valid YAML']),
+    ('name=2026-13-45', ['name', 'not valid YAML']),
+    ('name=""', ['name', 'a folder']),
+    ('name=a/b', ['name', 'a folder']),
+    ('data.train=[[1]]', ['data.train.0.kind', 'synthetic, folder']),
+    ('data.train.²=1', ['data.train.²', 'a number below 0']),
 ])
 def test_bad_setting_is_refused_in_one_sentence(tmp_path, text, words):
     path = write(tmp_path / 'c.yaml', 'name: x\ndata: {train: []}\n')
@@ -114,6 +124,7 @@ def test_bad_setting_is_refused_in_one_sentence(tmp_path, text, words):
 @pytest.mark.parametrize('text, words', [
     ('a: [', 'not valid YAML in line'),
     ('- 1', 'a mapping of keys'),
+    ('[' * 3000, 'not valid YAML'),
     ('base: c.yaml', 'its own base'),
     ('base: missing.yaml', 'no such configuration'),
     ('!!python/object/apply:os.system ["true"]', 'not valid YAML'),
