@@ -224,7 +224,8 @@ def test_running_node_takes_the_opacity_and_refuses_the_rest_with_a_reason(runni
     assert 'clean it up first' in running.peer.set_parameter('sync.max_skew', 0.2)
     assert running.peer.set_parameter('overlay.alpha', 1) == ''
     assert send(running, 5)['overlay'].encoding == 'rgb8'
-    for wrong in (3.0, 3, 'half', float('nan')):
-        reason = running.peer.set_parameter('overlay.alpha', wrong)
-        assert 'expected a number from 0.0 to 1.0' in reason, reason
+    for wrong, words in ((3.0, 'out of range'), (float('nan'), 'out of range'),
+                         (3, 'expected a number from 0.0 to 1.0'),
+                         ('half', "is 'half'; expected a number from 0.0 to 1.0")):
+        assert words in running.peer.set_parameter('overlay.alpha', wrong)
     assert running.peer.get_parameter('sync.max_skew').double_value == 0.05
