@@ -44,7 +44,8 @@ def _fail(sentence: str) -> int:
 class Arguments(argparse.ArgumentParser):
     """An argument parser whose complaints are errors like all others: one sentence, exit code 1."""
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+    def parse_args(  # type: ignore[override]
+            self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Parse; unlike argparse, let key=value arguments follow an option."""
         return self.parse_intermixed_args(args, namespace)
 

@@ -256,4 +256,4 @@ def _is_int(value: object, low: int, high: int) -> bool:
 
 def _is_finite(value: object) -> bool:
     numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return numeric and abs(value) <= sys.float_info.max  # type: ignore[operator]
+    return numeric and abs(value) <= sys.float_info.max  # type: ignore[arg-type]
