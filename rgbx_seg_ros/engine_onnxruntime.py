@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import OUTPUTS, EngineInfo, Tensor, check_tensors
+from rgbx_seg_ros.engine import INPUTS, OUTPUTS, EngineInfo, Tensor, check_tensors
 from rgbx_seg_ros.manifest import MODEL_FILE, Manifest
 
 try:
@@ -35,6 +35,9 @@ class OnnxRuntimeEngine:
         tensors = [*session.get_inputs(), *session.get_outputs()]
         check_tensors({t.name: (t.type[len('tensor('):-1], tuple(t.shape)) for t in tensors},
                       manifest)
+        if extra := {t.name for t in session.get_inputs()} - set(INPUTS):
+            raise RgbxSegError(f'{path}: has the further input {sorted(extra)[0]}, expected '
+                               f'{" and ".join(INPUTS)} alone; export the bundle again.')
         self._session: ort.InferenceSession | None = session
         self.info = EngineInfo('onnxruntime', ort.__version__, 'cpu', 'fp32')
 

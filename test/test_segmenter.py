@@ -73,6 +73,14 @@ def test_a_model_that_breaks_the_contract_is_refused_with_the_tensor_named(tmp_p
         open_engine(tmp_path / 'name', 'onnxruntime')
 
 
+def test_a_model_with_a_further_input_is_refused(tmp_path):
+    model = onnx.load_from_string(tiny_onnx())
+    model.graph.input.append(onnx.helper.make_tensor_value_info('gain', 1, [1]))
+    save_bundle(tmp_path / 'b', model.SerializeToString(), manifest())
+    with pytest.raises(RgbxSegError, match='further input gain'):
+        open_engine(tmp_path / 'b', 'onnxruntime')
+
+
 def test_a_file_that_is_no_model_and_an_unknown_backend_are_named(tmp_path):
     save_bundle(tmp_path / 'b', b'no model', manifest())
     with pytest.raises(RgbxSegError, match='onnxruntime .* cannot load it'):
