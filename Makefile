@@ -31,7 +31,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(ROS)/.built  ## play BAG through the node with BUNDLE, write a report to OUT
-	@$(IN_ROS) python -m demo --bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)'
+	@$(IN_ROS) python -m demo --bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)' $(ARGS)
 
 test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TESTS=... for some)
 	@$(IN_ROS) status=0; for tests in $(TESTS); do python -m pytest $$tests || status=1; done; exit $$status

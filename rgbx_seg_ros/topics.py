@@ -20,6 +20,7 @@ AUX_WORDS = {
     'polarization': ('polarization', 'polarisation', 'dolp', 'aolp'),
     'lightfield': ('lightfield',),
 }
+REMEDY = 'name it by --rgb-topic, --aux-topic or --label-topic.'
 DERIVED_WORDS = ('overlay', 'preview', 'confidence', 'debug')  # a segmenter's own outputs
 
 
@@ -51,9 +52,15 @@ def choose_topics(found: Mapping[str, TopicInfo], modality: str = '', *, rgb: st
     `modality` narrows the choice of aux. TopicError, listing what is there, where a topic that is
     given is absent, none fits, or two fit alike.
     """
-    for given in filter(None, (rgb, aux, label)):
+    if not found:
+        raise TopicError('no image topic, expected those of two cameras; choose another bag.')
+    asked = [topic for topic in (rgb, aux, label) if topic]
+    for given in asked:
         if given not in found:
             raise TopicError(f'no image topic {given}, found {listing(found)}.')
+        if asked.count(given) > 1:
+            raise TopicError(f'{given} is named twice, expected a topic of its own for rgb, aux '
+                             f'and label, found {listing(found)}.')
     raw = _candidates(found)
     labels = {topic for topic in raw if _words(topic) & set(LABEL_WORDS)}
     auxes = {topic for topic in raw - labels if _words(topic) & {w for ws in AUX_WORDS.values()
@@ -98,7 +105,7 @@ def _choose(found: Mapping[str, TopicInfo], role: str, topics: set[str],
         fitting = sorted(topic for topic in topics if _words(topic) & set(words))
         if len(fitting) > 1:
             raise TopicError(f'{" and ".join(fitting)} could each be the {role} topic, expected '
-                             'one; name it.')
+                             f'one; {REMEDY}')
         if fitting:
             return fitting[0]
-    raise TopicError(f'no topic looks like {role}, found {listing(found)}; name it.')
+    raise TopicError(f'no topic looks like {role}, found {listing(found)}; {REMEDY}')

@@ -39,9 +39,9 @@ def test_the_names_of_common_drivers_are_understood(names, modality, expected):
 
 
 @pytest.mark.parametrize('names, told', [
-    (('/rgb/image_raw',), 'no topic looks like aux, found /rgb/image_raw (5 x rgb8); name it.'),
+    (('/rgb/image_raw',), 'no topic looks like aux, found /rgb/image_raw (5 x rgb8); name it by'),
     (('/thermal/image_raw',), 'no topic looks like rgb'),
-    ((), 'found no image topic'),
+    ((), 'no image topic, expected those of two cameras'),
     (('/rgb/a', '/rgb/b', '/thermal'), '/rgb/a and /rgb/b could each be the rgb topic'),
     (('/rgb', '/thermal', '/depth'), '/depth and /thermal could each be the aux topic'),
 ])
@@ -54,3 +54,8 @@ def test_what_cannot_be_told_is_said_with_what_is_there(names, told):
 def test_a_topic_without_messages_is_no_candidate():
     found = topics('/rgb/a', '/rgb/b', '/thermal', empty=('/rgb/a',))
     assert choose_topics(found).rgb == '/rgb/b'
+
+
+def test_a_topic_cannot_be_two_streams():
+    with pytest.raises(TopicError, match='/cam0 is named twice'):
+        choose_topics(topics('/cam0', '/cam1'), rgb='/cam0', aux='/cam0')
