@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -126,13 +127,22 @@ def read_target(image: StampedImage) -> NDArray[np.uint8]:
 
 
 def check_labels(timeline: Timeline, classes: tuple[ClassInfo, ...]) -> None:
-    """Raise if the first label of the bag holds an id that the bundle does not know."""
+    """Raise if the bag's first label has an id unknown to the bundle, or not its RGB's size."""
     if not timeline.topics.label:
         return
     first = next(read_images(timeline.bag, [timeline.topics.label]))
+    target = read_target(first)
     known = {info.id for info in classes} | {UNLABELED}
-    strange = sorted(set(np.unique(read_target(first)).tolist()) - known)
+    strange = sorted(set(np.unique(target).tolist()) - known)
     if strange:
         raise RgbxSegError(f'{timeline.bag}: the labels on {first.topic} hold the id {strange[0]}, '
                            f'expected those of the bundle, {sorted(known)}; choose a bundle of '
                            'these classes.')
+    rgb = next((image for image in read_images(timeline.bag, [timeline.topics.rgb])
+                if image.stamp_ns == first.stamp_ns), None)
+    with suppress(ImageError):  # of a broken RGB image, which the node will count
+        if rgb is not None and rgb.image().shape[:2] != target.shape:
+            size = 'x'.join(map(str, rgb.image().shape[1::-1]))
+            raise RgbxSegError(f'{timeline.bag}: the labels on {first.topic} are '
+                               f'{target.shape[1]}x{target.shape[0]}, expected {size} as '
+                               f'{rgb.topic} has; resize them by nearest neighbor.')

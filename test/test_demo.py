@@ -125,14 +125,18 @@ def test_bag_without_pairs_is_refused(tmp_path: Path):
         read_timeline(tmp_path / 'bag', 'thermal')
 
 
-def test_labels_of_other_classes_are_refused_before_playing(tmp_path: Path):
+@pytest.mark.parametrize(('label', 'told'), [
+    (np.full((4, 6), 7, np.uint8), r'the id 7, expected those of the bundle, \[0, 1, 2'),
+    (np.zeros((2, 3), np.uint8), 'are 3x2, expected 6x4 as /rgb/image_raw has'),
+])
+def test_labels_of_other_classes_or_size_are_refused_before_playing(tmp_path: Path, label, told):
     with BagWriter(tmp_path / 'bag') as bag:
-        for topic, image, code in (('/rgb/image_raw', np.zeros((4, 4, 3), np.uint8), 'rgb8'),
-                                   ('/thermal/image_raw', np.zeros((4, 4), np.uint8), 'mono8'),
-                                   ('/label/image_raw', np.full((4, 4), 7, np.uint8), 'mono8')):
+        for topic, image, code in (('/rgb/image_raw', np.zeros((4, 6, 3), np.uint8), 'rgb8'),
+                                   ('/thermal/image_raw', np.zeros((4, 6), np.uint8), 'mono8'),
+                                   ('/label/image_raw', label, 'mono8')):
             bag.write_image(topic, image, code, T0, T0, '')
     classes = load_bundle(write_tiny_bundle(tmp_path / 'bundle')).classes
-    with pytest.raises(RgbxSegError, match=r'the id 7, expected those of the bundle, \[0, 1, 2'):
+    with pytest.raises(RgbxSegError, match=told):
         check_labels(read_timeline(tmp_path / 'bag', 'thermal'), classes)
 
 
