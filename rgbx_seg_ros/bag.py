@@ -261,7 +261,7 @@ def _jpeg(image: Array, encoding: str, quality: int) -> tuple[str, Array]:
 def _png(image: Array, encoding: str, _: int) -> tuple[str, Array]:
     if image.dtype not in (np.uint8, np.uint16):
         raise RgbxSegError(f'a PNG of {encoding} was asked for, expected 8 or 16 unsigned bits; '
-                           'write it raw.')
+                           'write it raw, without --compressed.')
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
     data = cv2.imencode('.png', bgr, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1]
     return f'{encoding}; png compressed {"bgr8" if image.ndim == 3 else ""}', data

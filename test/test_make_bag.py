@@ -178,6 +178,7 @@ def test_an_mfnet_picture_is_split_into_rgb_and_thermal(tmp_path):
         cv2.imwrite(str(images / '00001D.png'), rgba)  # as OpenCV stores it: B, G, R, alpha
     (tmp_path / 'full/labels').mkdir()
     cv2.imwrite(str(tmp_path / 'full/labels/00001D.png'), frame(4, 6, 8))
+    (tmp_path / 'flat/00001D.png').rename(tmp_path / 'flat/00001D.PNG')
     for folder, labeled in (('flat', False), ('full', True)):
         stills = find_stills(tmp_path / folder)
         (still,) = stills.pairs
