@@ -13,7 +13,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -90,17 +89,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if text is None:
         raise RgbxSegError(f'checkpoint {path}: has no header of rgbx_train; expected one that '
                            'rgbx_train wrote.')
-    header = _header(text, path)
-    return Checkpoint(parse_config(header['config'], f'checkpoint {path}'), header['n_classes'],
-                      Progress(**header['progress']), tensors)
-
-
-def _header(text: str, path: Path) -> dict[str, Any]:
-    header = json.loads(text)
-    if header.get('format') != FORMAT:
-        raise RgbxSegError(f'checkpoint {path}: format {header.get("format")}; expected {FORMAT}; '
-                           'use the version of rgbx_seg_train that wrote it.')
-    return header
+    try:
+        header = json.loads(text)
+        if header['format'] != FORMAT:
+            raise RgbxSegError(f'checkpoint {path}: format {header["format"]}; expected {FORMAT}; '
+                               'use the version of rgbx_seg_train that wrote it.')
+        return Checkpoint(parse_config(header['config'], f'checkpoint {path}'),
+                          int(header['n_classes']), Progress(**header['progress']), tensors)
+    except (ValueError, TypeError, KeyError):
+        raise RgbxSegError(f'checkpoint {path}: its header is "{text[:40]}"…; expected the one '
+                           'that rgbx_train writes: copy it again or train anew.') from None
 
 
 def build_model(config: Config, n_classes: int) -> nn.Module:
@@ -112,7 +110,10 @@ def build_model(config: Config, n_classes: int) -> nn.Module:
 def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
     """Return the trained model of a checkpoint, in eval mode; all its weights must fit."""
     checkpoint = load_checkpoint(path)
-    model = build_model(checkpoint.config, checkpoint.n_classes)
+    try:
+        model = build_model(checkpoint.config, checkpoint.n_classes)
+    except RgbxSegError as error:
+        raise RgbxSegError(f'checkpoint {path}: {error}') from None
     load_weights(model, checkpoint.weights(), path)
     return model.eval(), checkpoint
 

@@ -114,8 +114,9 @@ def _parser() -> Arguments:
     parser = Arguments(prog='rgbx_evaluate',
                        description='Score a checkpoint or a bundle.')
     parser.add_argument('model', type=Path, help='checkpoint (.safetensors) or bundle folder')
-    parser.add_argument('overrides', nargs='*', default=[], metavar='key=value', help='settings that win over '
-                        'the configuration, such as data.test.0.count=50')
+    parser.add_argument('overrides', nargs='*', default=[], metavar='key=value',
+                        help='settings that win over the configuration, such as '
+                        'data.test.0.count=50')
     parser.add_argument('--config', type=Path, help="default: the checkpoint's own")
     parser.add_argument('--split', choices=('validate', 'test'), default='test')
     parser.add_argument('--zero-aux', action='store_true', help='blind the second camera')
@@ -133,6 +134,12 @@ def _main() -> None:
     if config.data.modality != manifest.modality:
         raise RgbxSegError(f'{args.model} is for {manifest.modality}, the data are '
                            f'{config.data.modality}; choose a fitting configuration.')
+    known, expected = ({info.id: info.name for info in classes} for classes in
+                       (manifest.classes, CLASS_SETS[config.data.classes]))
+    if known != expected:
+        raise RgbxSegError(f'{args.model} knows the classes {", ".join(known.values())}, the data '
+                           f'are labeled with {", ".join(expected.values())}; choose a fitting '
+                           'configuration.')
     sets = [open_source(source, config.data, native=True) for source in sources]
     zero_aux = args.zero_aux or config.data.zero_aux
     result = evaluate(Segmenter(engine, manifest), sets, zero_aux, progress=True)
@@ -149,8 +156,11 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}-{os.getpid()}')
-    temporary.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def main() -> int:

@@ -137,7 +137,11 @@ def agreement(ours: Engine, theirs: Engine, manifest: Manifest,
 
 def _parity_samples(config: Any) -> list[Sample]:
     """Return a few samples the model was not trained on."""
-    source = (config.data.test or config.data.validate or config.data.train)[0]
+    sources = config.data.test or config.data.validate or config.data.train
+    if not sources:
+        raise RgbxSegError('data.test, data.validate and data.train are empty; expected a source '
+                           'to compare the bundle with the checkpoint on; add one.')
+    source = sources[0]
     samples = open_source(_short(source), config.data)
     return [replace(s, rgb=np.array(s.rgb), aux=np.array(s.aux))
             for s in (samples[n] for n in range(min(PARITY_SAMPLES, len(samples))))]
@@ -153,15 +157,15 @@ def read_scores(texts: Sequence[str]) -> dict[str, float]:
     for text in texts:
         name, equals, rest = text.partition('=')
         path = Path(rest if equals else text)
+        prefix = f'{name}_' if equals else ''
         try:
             data = json.loads(path.read_text(encoding='utf-8'))
-        except (OSError, ValueError) as error:
+            scores.update({f'{prefix}{key}': round(data[key], 4) for key in SUMMARY
+                           if data.get(key) is not None})
+            scores.update(_box_scores(data.get('box_score', {}), prefix))
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise RgbxSegError(f'scores {path}: cannot be read ({str(error)[:60]}); expected a '
                                'file that `rgbx_evaluate --out` wrote.') from None
-        prefix = f'{name}_' if equals else ''
-        scores.update({f'{prefix}{key}': round(data[key], 4) for key in SUMMARY
-                       if data.get(key) is not None})
-        scores.update(_box_scores(data.get('box_score', {}), prefix))
     return scores
 
 

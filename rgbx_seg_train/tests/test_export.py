@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import yaml
 from small_runs import HEIGHT, WIDTH, Stub, small_config, use_stub, write_folder
 
 from rgbx_seg_ros import RgbxSegError
@@ -21,7 +22,7 @@ from rgbx_seg_train import evaluate as evaluate_module
 from rgbx_seg_train import export as export_module
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
 from rgbx_seg_train.config import FolderSource
-from rgbx_seg_train.config_file import parse_config
+from rgbx_seg_train.config_file import config_to_dict, parse_config
 from rgbx_seg_train.data.folder import FolderDataset
 from rgbx_seg_train.data.rendered import RenderSettings, render_sample
 from rgbx_seg_train.data.sources import CLASS_SETS, open_source, stack
@@ -179,6 +180,21 @@ def test_scores_of_several_files_are_told_apart_by_name(tmp_path):
         read_scores([str(tmp_path / 'missing.json')])
 
 
+@pytest.mark.parametrize('text', ['[1]', '{"miou": "good"}', '{"box_score": [1]}', '{'])
+def test_scores_that_rgbx_evaluate_did_not_write_are_refused(tmp_path, text):
+    path = tmp_path / 's.json'
+    path.write_text(text)
+    with pytest.raises(RgbxSegError, match='rgbx_evaluate --out'):
+        read_scores([str(path)])
+
+
+def test_an_export_with_nothing_to_compare_on_is_refused(tmp_path):
+    path, _, _ = checkpoint(tmp_path)
+    with pytest.raises(RgbxSegError, match='data.test, data.validate and data.train are empty'):
+        export(path, tmp_path / 'bundle', {}, ['data.test=[]', 'data.validate=[]', 'data.train=[]'])
+    assert nothing_is_left(tmp_path)
+
+
 def test_checkpoint_and_bundle_are_scored_alike_at_the_images_own_size(tmp_path):
     path, _, config = checkpoint(tmp_path, 'data.height=64', 'data.width=96')
     export(path, tmp_path / 'bundle', {})
@@ -242,6 +258,25 @@ def test_a_bundle_needs_to_be_told_what_to_be_scored_on(tmp_path, monkeypatch, c
     monkeypatch.setattr(sys, 'argv', ['rgbx_evaluate', str(tmp_path / 'bundle')])
     assert evaluate_module.main() == 1
     assert '--config' in capsys.readouterr().err
+
+
+def test_a_bundle_of_other_classes_than_the_datas_is_not_scored(tmp_path, monkeypatch, capsys):
+    path, _, config = checkpoint(tmp_path)
+    export(path, tmp_path / 'bundle', {})
+    other = tmp_path / 'bundle' / 'manifest.yaml'
+    other.write_text(other.read_text().replace('name: person', 'name: robot'))
+    (tmp_path / 'c.yaml').write_text(yaml.safe_dump(config_to_dict(config)))
+    monkeypatch.setattr(sys, 'argv', ['rgbx_evaluate', str(tmp_path / 'bundle'), '--config',
+                                      str(tmp_path / 'c.yaml')])
+    assert evaluate_module.main() == 1
+    assert 'knows the classes unlabeled, car, robot' in capsys.readouterr().err
+
+
+def test_scores_that_cannot_be_written_leave_nothing(tmp_path):
+    (tmp_path / 'out').mkdir()
+    with pytest.raises(OSError):
+        evaluate_module.write_json(tmp_path / 'out', {})
+    assert [p.name for p in tmp_path.iterdir()] == ['out']
 
 
 @pytest.mark.parametrize('modality', MODALITIES)

@@ -165,7 +165,7 @@ def test_the_command_trains_and_neither_overwrites_nor_resumes_unasked(
     assert code == 1 and '--resume' in err and err.count('\n') == 1
     assert command(monkeypatch, capsys, path, 'train.steps=8', '--resume')[0] == 0
     assert log_of(config)[-1]['step'] == 8
-    code, err = command(monkeypatch, capsys, path, 'data.height=64', '--resume')
+    code, err = command(monkeypatch, capsys, path, '--resume', 'data.height=64')
     assert code == 1 and 'data settings differ' in err
     assert command(monkeypatch, capsys, path, '--overwrite')[0] == 0
     code, err = command(monkeypatch, capsys, path, 'train.stesp=3')
@@ -189,6 +189,10 @@ def save_stub(tmp_path, n_outputs):
     (lambda path: path.unlink(), 'no such file'),
     (lambda path: save_file({'x': torch.zeros(1)}, path), 'no header'),
     (lambda path: save_file({'x': torch.ones(1)}, path, {'rgbx_seg': '{"format": 7}'}), 'format 7'),
+    (lambda path: save_file({'x': torch.ones(1)}, path, {'rgbx_seg': '{'}), 'its header is'),
+    (lambda path: save_file({'x': torch.ones(1)}, path, {'rgbx_seg': '[1]'}), 'its header is'),
+    (lambda path: save_file({'x': torch.ones(1)}, path, {'rgbx_seg': '{"format": 1}'}),
+     'its header is'),
 ])
 def test_a_broken_checkpoint_is_told_in_a_sentence(tmp_path, break_it, words):
     path = save_stub(tmp_path, 9)
