@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
-from rgbx_seg_ros.manifest import MODALITIES
+from rgbx_seg_ros.manifest import MAX_SIDE, MODALITIES
 from rgbx_seg_ros.overlay import blend, palette
 from rgbx_seg_ros.segmenter import resize_to
+from rgbx_seg_ros.stills import SUFFIXES
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.data.synthetic import CLASSES, Rendered, Scene, aux_encoding
 
@@ -45,12 +46,7 @@ def _main() -> None:
         raise RgbxSegError(
             f'--night-fraction is {arguments.night_fraction}, expected 0..1; change it'
         )
-    small = min(arguments.height, arguments.width) * min(arguments.aux_scale, 1)
-    if arguments.steps < 1 or small < 32 or arguments.aux_scale > 4:
-        raise RgbxSegError(
-            'there is nothing to render: expected --steps of at least 1, and --height and --width '
-            'of at least 32 pixels for both cameras'
-        )
+    _check_sizes(arguments)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'.{out.name}.', dir=out.parent))
     try:
@@ -64,8 +60,31 @@ def _main() -> None:
     print(f'{count} pictures of {len(seeds)} scenes in {out}')
 
 
+def _check_sizes(arguments: argparse.Namespace) -> None:
+    sides = arguments.height, arguments.width
+    scale = arguments.aux_scale
+    if not (0 < scale <= 4 and min(sides) * min(scale, 1) >= 32 and max(sides) <= MAX_SIDE):
+        raise RgbxSegError(
+            f'--height, --width and --aux-scale are {sides[0]}, {sides[1]} and {scale:g}, expected '
+            f'32 to {MAX_SIDE} pixels for both cameras and a scale of at most 4; change them'
+        )
+    if arguments.steps < 1 or not 0 <= arguments.dt <= 60:
+        raise RgbxSegError(
+            f'--steps is {arguments.steps} and --dt {arguments.dt:g}, expected at least 1 step and '
+            '0..60 s; change them'
+        )
+    if arguments.sheet and arguments.sheet.suffix.lower() not in SUFFIXES:
+        raise RgbxSegError(
+            f'--sheet is {arguments.sheet}, expected a name that ends in one of '
+            f'{", ".join(SUFFIXES)}; change it'
+        )
+
+
 def _parser() -> Arguments:
-    parser = Arguments(prog='rgbx_synthesize', description=__doc__)
+    parser = Arguments(
+        prog='rgbx_synthesize',
+        description='Write synthetic road scenes as folders of images, and a picture of some.',
+    )
     add = parser.add_argument
     add('out', type=Path, metavar='OUT', help='new folder for rgb/, MODALITY/ and label/')
     add(
@@ -172,6 +191,6 @@ def _write_sheet(path: Path, tiles: list[NDArray[np.uint8]]) -> None:
         tiles.append(np.zeros_like(tiles[0]))
     rows = [np.hstack(tiles[i : i + SHEET_COLUMNS]) for i in range(0, len(tiles), SHEET_COLUMNS)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.stem}.part{path.suffix or ".png"}')
+    temporary = path.with_name(f'.{path.stem}.part{path.suffix}')
     _write(temporary, np.vstack(rows)[..., ::-1])
     os.replace(temporary, path)

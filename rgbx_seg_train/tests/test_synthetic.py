@@ -245,7 +245,18 @@ def test_the_command_writes_folders_that_read_back_as_rendered(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    'bad', [('--seeds', '5:5'), ('--seeds', 'x'), ('--night-fraction', 2), ('--steps', 0)]
+    'bad',
+    [
+        ('--seeds', '5:5'),
+        ('--seeds', 'x'),
+        ('--night-fraction', 2),
+        ('--steps', 0),
+        ('--dt', 'nan'),
+        ('--dt', -1),
+        ('--aux-scale', 'nan'),
+        ('--height', 10**9),
+        ('--sheet', 'scenes.txt'),
+    ],
 )
 def test_a_bad_argument_ends_in_one_sentence_and_no_folder(tmp_path, monkeypatch, capsys, bad):
     assert run(monkeypatch, tmp_path / 'out', *bad) == 1
