@@ -50,6 +50,7 @@ LAYOUTS: dict[str, Layout] = {
     '8UC3': Layout('u1', 3),
     'mono16': Layout('u2', 1),
     '16UC1': Layout('u2', 1),
+    'rgb16': Layout('u2', 3),
     '16SC1': Layout('i2', 1),
     '32FC1': Layout('f4', 1),
     '32FC3': Layout('f4', 3),

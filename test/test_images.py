@@ -28,7 +28,8 @@ ENCODINGS = {
     'rgb8': ('u1', 3, (0, 1, 2)), 'bgr8': ('u1', 3, (2, 1, 0)), 'rgba8': ('u1', 4, (0, 1, 2)),
     'bgra8': ('u1', 4, (2, 1, 0)), 'mono8': ('u1', 1, None), '8UC1': ('u1', 1, None),
     '8UC3': ('u1', 3, None), 'mono16': ('u2', 1, None), '16UC1': ('u2', 1, None),
-    '16SC1': ('i2', 1, None), '32FC1': ('f4', 1, None), '32FC3': ('f4', 3, None),
+    'rgb16': ('u2', 3, None), '16SC1': ('i2', 1, None), '32FC1': ('f4', 1, None),
+    '32FC3': ('f4', 3, None),
 }
 CONTAINERS = {
     'bytes': bytes, 'array': lambda raw: array.array('B', raw), 'memoryview': memoryview,
