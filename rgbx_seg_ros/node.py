@@ -59,8 +59,8 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 
     def __init__(self, **arguments: Any) -> None:
         """Declare the parameters and wait; with `autostart`, start as soon as the node spins."""
-        super().__init__(
-            'segment', automatically_declare_parameters_from_overrides=True, **arguments)
+        super().__init__('segment', automatically_declare_parameters_from_overrides=True,
+                         **arguments)
         self._parameter_table = Declared(self, messages.to_descriptor)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._loaded: Loaded | None = None
