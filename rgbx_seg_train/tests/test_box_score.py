@@ -26,10 +26,11 @@ def test_boxes_are_read_in_pixels_and_cut_to_the_image(tmp_path):
     assert read_boxes(path, 40, 60) == (Box(PERSON, 24, 10, 36, 30), Box(CAR, 45, 0, 60, 20))
 
 
-@pytest.mark.parametrize('line', ['7 0.5 0.5 0.1 0.1', '0 0.5 0.5 0.1', 'person 0 0 1 1'])
+@pytest.mark.parametrize('line', ['7 0.5 0.5 0.1 0.1', '0 0.5 0.5 0.1', 'person 0 0 1 1',
+                                  '0 nan 0.5 0.1 0.1', '\xff'])
 def test_bad_box_line_is_named(tmp_path, line):
     path = tmp_path / 'a.txt'
-    path.write_text(f'0 0.5 0.5 0.1 0.1\n{line}\n')
+    path.write_text(f'0 0.5 0.5 0.1 0.1\n{line}\n', encoding='latin-1')
     with pytest.raises(RgbxSegError, match='line 2'):
         read_boxes(path, 40, 60)
 

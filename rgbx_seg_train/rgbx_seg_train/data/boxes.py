@@ -45,13 +45,17 @@ class Box(NamedTuple):
 def read_boxes(path: Path, height: int, width: int) -> tuple[Box, ...]:
     """Return the boxes of a YOLO file (`class cx cy w h`, relative), cut to the image."""
     boxes = []
-    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+    # Bytes that are no text shall be told as what they are: a line without numbers.
+    text = path.read_text(encoding='utf-8', errors='replace')
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
             kind, *numbers = line.split()
             cx, cy, w, h = map(float, numbers)
             class_id = BOX_CLASSES[int(kind)]
+            if not np.isfinite([cx, cy, w, h]).all():
+                raise ValueError
         except (ValueError, KeyError):
             raise RgbxSegError(f'{path}, line {number}: "{line[:40]}"; expected "class cx cy w h" '
                                f'with a class of {", ".join(map(str, BOX_CLASSES))}.') from None
