@@ -49,7 +49,8 @@ class ClassInfo:
 class AuxEncoding:
     """How raw aux values become the uint8 that the network was trained on.
 
-    value = raw * scale + offset, in `unit`; then `fixed` maps low..high to 0..255, and
+    Integers are counts: value = raw * scale + offset, in `unit`; floats are in `unit` already
+    (REP-118, which states it for depth). Then `fixed` maps low..high to 0..255, and
     `percentile` maps the percentiles low..high of the frame, stretched over at least `min_span`.
     uint8 images are taken as already normalized by the camera (AGC) and pass unchanged.
     """

@@ -19,9 +19,10 @@ SAMPLES = 20_000  # pixels a percentile is read from: 0.1 % steps, 15 times fast
 def to_uint8(raw: NDArray[Any], encoding: AuxEncoding) -> NDArray[np.uint8]:
     """Return `raw` (H, W) or (H, W, 3) as uint8 of the same size with `encoding.channels` channels.
 
-    uint16, int16 and float32 are scaled as `encoding` says; NaN, infinities below the range and,
-    for a fixed range, the 0 of "no reading" become 0. uint8 passes unchanged: the camera has
-    normalized it (AGC). Three channels become one by their luminance, one becomes three copies.
+    uint16 and int16 are counts, scaled as `encoding` says; float32 is in `encoding.unit` already.
+    NaN, -inf and, where the range begins above it, the 0 of "no reading" become 0. uint8 passes
+    unchanged: the camera has normalized it (AGC). Three channels become one by their luminance, one
+    becomes three copies.
 
     Raises:
         RgbxSegError: another dtype or shape.
@@ -56,19 +57,21 @@ def _normalize(raw: NDArray[Any], encoding: AuxEncoding) -> NDArray[np.uint8]:
 
 def _bounds(raw: NDArray[Any], encoding: AuxEncoding) -> tuple[float, float]:
     """Return the raw values that become 0 and 255."""
+    # Floats are in the unit already, as REP-118 has it for depth; integers are counts of it.
+    real = raw.dtype == np.float32
+    scale, offset = (1.0, 0.0) if real else (encoding.scale, encoding.offset)
     if encoding.range == 'fixed':
-        return ((encoding.low - encoding.offset) / encoding.scale,
-                (encoding.high - encoding.offset) / encoding.scale)
+        return (encoding.low - offset) / scale, (encoding.high - offset) / scale
     step = max(1, int((raw.shape[0] * raw.shape[1] / SAMPLES) ** 0.5))
     sample = raw[::step, ::step].ravel()
-    if raw.dtype == np.float32:
+    if real:
         sample = sample[np.isfinite(sample)]
     if sample.size == 0:
         return 0.0, 1.0
     ranks = [int(p / 100 * (sample.size - 1) + 0.5) for p in (encoding.low, encoding.high)]
     ordered = np.partition(sample, ranks)
     low, high = float(ordered[ranks[0]]), float(ordered[ranks[1]])
-    missing = encoding.min_span / encoding.scale - (high - low)
+    missing = encoding.min_span / scale - (high - low)
     if missing > 0:
         low, high = low - missing / 2, high + missing / 2
     return low, high

@@ -22,7 +22,15 @@ def formula(raw: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip((value - low) / (high - low) * 255, 0, 255)
 
 
-@pytest.mark.parametrize('dtype', [np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize('encoding', [THERMAL, PERCENTILE])
+def test_a_float_image_in_kelvin_gives_the_picture_of_the_same_scene_in_counts(encoding):
+    counts = np.random.default_rng(0).normal(29000, 800, (48, 64)).astype(np.uint16)
+    kelvin = (counts * 0.01).astype(np.float32)
+    difference = to_uint8(kelvin, encoding).astype(int) - to_uint8(counts, encoding)
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize('dtype', [np.uint16, np.int16])
 def test_a_fixed_range_follows_the_formula_within_rounding(dtype):
     raw = np.random.default_rng(0).integers(20000, 32700, (50, 60)).astype(dtype)
     difference = to_uint8(raw, THERMAL) - formula(raw, THERMAL.low, THERMAL.high)
@@ -48,15 +56,14 @@ def test_a_shift_of_the_ambient_temperature_leaves_a_percentile_image_as_it_was(
 
 def test_no_reading_becomes_zero_and_never_a_percentile():
     raw = np.random.default_rng(0).normal(290, 8, (48, 64)).astype(np.float32)
-    kelvin = replace(PERCENTILE, scale=1.0)
-    clean = to_uint8(raw, kelvin)
+    clean = to_uint8(raw, PERCENTILE)
     raw[::7, ::5] = np.nan
     raw[1::7, ::5] = -np.inf
-    broken = to_uint8(raw, kelvin)
+    broken = to_uint8(raw, PERCENTILE)
     assert (broken[::7, ::5] == 0).all() and (broken[1::7, ::5] == 0).all()
     rest = np.isfinite(raw)
     assert np.abs(broken[rest].astype(int) - clean[rest]).max() <= 6
-    assert not to_uint8(np.full((4, 4), np.nan, np.float32), kelvin).any()
+    assert not to_uint8(np.full((4, 4), np.nan, np.float32), PERCENTILE).any()
 
 
 def test_eight_bit_images_pass_unchanged_and_channels_are_made_to_fit():

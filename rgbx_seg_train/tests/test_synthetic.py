@@ -77,6 +77,14 @@ def test_every_modality_fills_the_bytes_that_the_network_reads():
         assert image.dtype == np.uint8 and image.std() > 1, modality
 
 
+def test_depth_in_meters_and_in_millimeters_reads_the_same():
+    depth = Scene(3).render(0.0, *SIZE, modality='depth').depth
+    millimeters = np.rint(depth * 1000).clip(0, 65535).astype(np.uint16)
+    encoding = aux_encoding('depth')
+    difference = to_uint8(depth, encoding).astype(int) - to_uint8(millimeters, encoding)
+    assert np.abs(difference).max() <= 1 and depth.max() > 20
+
+
 def test_an_unknown_modality_is_refused_with_the_list_of_known_ones():
     with pytest.raises(RgbxSegError, match='radar.*thermal, depth, event'):
         aux_encoding('radar')

@@ -41,7 +41,7 @@ CLASSES: tuple[ClassInfo, ...] = tuple(
 
 ENCODINGS = {
     'thermal': AuxEncoding(1, 'percentile', 5.0, 99.7, 5.0, 'K', 0.01, 0.0),
-    'depth': AuxEncoding(1, 'fixed', 0.0, 40.0, 0.0, 'm', 1.0, 0.0),
+    'depth': AuxEncoding(1, 'fixed', 0.0, 40.0, 0.0, 'm', 0.001, 0.0),  # integers: mm, REP-118
     'event': AuxEncoding(1, 'fixed', -4.0, 4.0, 0.0, 'counts', 1.0, 0.0),
     'polarization': AuxEncoding(3, 'fixed', -1.0, 1.0, 0.0, '1', 1.0, 0.0),
     'lightfield': AuxEncoding(3, 'fixed', 0.0, 255.0, 0.0, 'counts', 1.0, 0.0),
