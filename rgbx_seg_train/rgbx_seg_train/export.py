@@ -52,6 +52,10 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
 
     """
     model, loaded = load_model(checkpoint)
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise RgbxSegError(f'{checkpoint}: {name} holds values that are no numbers; expected '
+                               'finite weights: train again from an earlier checkpoint.')
     config = parse_config(override(config_to_dict(loaded.config), overrides))
     manifest = replace(manifest_of(replace(loaded, config=config)), scores=dict(scores))
     samples = _parity_samples(config)

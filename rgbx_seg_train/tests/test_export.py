@@ -279,6 +279,17 @@ def test_scores_that_cannot_be_written_leave_nothing(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['out']
 
 
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
+    _, model, config = checkpoint(tmp_path)
+    with torch.no_grad():
+        model.first.weight[0, 0, 0, 0] = float('nan')
+    path = tmp_path / 'nan.safetensors'
+    save_checkpoint(path, config, 9, Progress(), {'ema': model.state_dict()})
+    with pytest.raises(RgbxSegError, match='nan.safetensors: first.weight holds'):
+        export(path, tmp_path / 'bundle', {})
+    assert not (tmp_path / 'bundle').exists()
+
+
 @pytest.mark.parametrize('modality', MODALITIES)
 def test_each_modality_trains_and_reaches_a_bundle_with_nothing_downloaded(tmp_path, modality):
     config = parse_config({
