@@ -32,9 +32,9 @@ from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_ros.worker import Worker, open_segmenter
 
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
+    from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
+    from rclpy.qos_event import SubscriptionEventCallbacks, UnsupportedEventTypeError
 
 SENSOR, RESULT = qos_profile_sensor_data, QoSProfile(depth=2)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -165,9 +165,11 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
             'lost_on_wire', event.total_count_change))
         for stream, base in (('rgb', 'rgb'), ('aux', loaded.segmenter.manifest.modality)):
             kind, suffix = messages.INPUTS[getattr(loaded.settings, f'{stream}_transport')]
-            self._inputs[stream] = self.create_subscription(
-                kind, f'{base}/image_raw{suffix}', partial(self._on_image, stream), SENSOR,
-                event_callbacks=events)
+            arguments = (kind, f'{base}/image_raw{suffix}', partial(self._on_image, stream), SENSOR)
+            try:
+                self._inputs[stream] = self.create_subscription(*arguments, event_callbacks=events)
+            except UnsupportedEventTypeError:  # this middleware does not count its losses
+                self._inputs[stream] = self.create_subscription(*arguments)
         self._inputs['camera_info'] = self.create_subscription(
             CameraInfo, 'rgb/camera_info', partial(setattr, self, '_camera_info'), SENSOR)
         self._poller = self.create_timer(

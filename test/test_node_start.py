@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -34,6 +35,8 @@ from robot import (
 )
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
+
+from rgbx_seg_ros import node as node_module
 
 
 @pytest.fixture
@@ -149,3 +152,21 @@ def test_simulated_time_rules_waits_and_latencies(tmp_path, domain):
         assert stats[0].latency_ms == pytest.approx(260, abs=1)
         assert stats[0].wait_ms == pytest.approx(250, abs=1)
         assert node.end(signal.SIGTERM) == 0
+
+
+def test_a_middleware_that_counts_no_losses_is_subscribed_to_all_the_same():
+    made = {}
+
+    def create_subscription(kind, topic, callback, qos, event_callbacks=None):
+        if event_callbacks is not None:
+            raise node_module.UnsupportedEventTypeError('no such event')
+        made[topic] = kind
+
+    fake = SimpleNamespace(create_subscription=create_subscription, _inputs={}, _steady=None,
+                           _on_image=print, create_timer=lambda period, callback, clock: None)
+    loaded = SimpleNamespace(
+        settings=SimpleNamespace(rgb_transport='raw', aux_transport='compressed'),
+        segmenter=SimpleNamespace(manifest=SimpleNamespace(modality='depth')))
+    node_module.SegmentNode._subscribe(fake, loaded)
+    assert made['rgb/image_raw'] is Image
+    assert made['depth/image_raw/compressed'] is CompressedImage
