@@ -118,7 +118,10 @@ class FamilyTester:
         other.load_state_dict(load(save(model.state_dict())), strict=True)
         expected = model(rgb, aux, ['event'])
         assert (before - expected).abs().max() > 1e-3
-        torch.testing.assert_close(other(rgb, aux, ['event']), expected, atol=0, rtol=0)
+        for name, value in model.state_dict().items():
+            assert torch.equal(other.state_dict()[name], value), name
+        # Not to the bit: oneDNN may sum in another order where the memory is aligned otherwise.
+        torch.testing.assert_close(other(rgb, aux, ['event']), expected, atol=1e-5, rtol=1e-4)
 
     def test_an_unknown_modality_is_refused_by_name(self, model: nn.Module) -> None:
         with pytest.raises(RgbxSegError, match='sonar.*thermal, depth'):
