@@ -52,8 +52,15 @@ def _onnxruntime(bundle: Path, manifest: Manifest) -> Engine:
     return OnnxRuntimeEngine(bundle, manifest)
 
 
-# In the order in which `auto` tries them.
-BACKENDS: dict[str, Callable[[Path, Manifest], Engine]] = {'onnxruntime': _onnxruntime}
+def _dummy(bundle: Path, manifest: Manifest) -> Engine:
+    from rgbx_seg_ros.engine_dummy import DummyEngine
+
+    return DummyEngine(bundle, manifest)
+
+
+# In the order in which `auto` tries them; it never takes the dummy.
+BACKENDS: dict[str, Callable[[Path, Manifest], Engine]] = {
+    'onnxruntime': _onnxruntime, 'dummy': _dummy}
 
 
 def open_engine(bundle: Path, backend: str = 'auto') -> tuple[Engine, Manifest]:
@@ -68,7 +75,8 @@ def open_engine(bundle: Path, backend: str = 'auto') -> tuple[Engine, Manifest]:
                            f'{", ".join(BACKENDS)}.')
     manifest = load_bundle(Path(bundle))
     reasons = []
-    for name in BACKENDS if backend == 'auto' else (backend,):
+    real = [name for name in BACKENDS if name != 'dummy']
+    for name in real if backend == 'auto' else (backend,):
         try:
             return BACKENDS[name](Path(bundle), manifest), manifest
         except RgbxSegError as error:

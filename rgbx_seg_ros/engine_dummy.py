@@ -1,0 +1,40 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""An engine that answers at once and always the same: for tests and for timing all the rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.engine import EngineInfo, Tensor
+from rgbx_seg_ros.manifest import Manifest
+
+
+class DummyEngine:
+    """Vertical stripes of all classes, surer from top to bottom; see `rgbx_seg_ros.engine.Engine`.
+
+    It does not read the model. Only by its name it is chosen, never by `auto`.
+    """
+
+    def __init__(self, bundle: Path, manifest: Manifest) -> None:
+        """Draw the answer: every class of the manifest, confidence 0 to 255."""
+        height, width = manifest.height, manifest.width
+        ids = np.array([info.id for info in manifest.classes], np.uint8)
+        stripes = ids[np.arange(width) * len(ids) // width]
+        rows = np.arange(height) * 255 // max(height - 1, 1)
+        self._label: Tensor | None = np.tile(stripes, (1, height, 1))
+        self._confidence = np.repeat(rows.astype(np.uint8), width).reshape(1, height, width)
+        self.info = EngineInfo('dummy', '1', 'cpu', 'none')
+
+    def __call__(self, rgb: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same label and confidence for every pair."""
+        if self._label is None:
+            raise RgbxSegError('the engine is closed; open it again.')
+        return self._label, self._confidence
+
+    def close(self) -> None:
+        """Free the answer."""
+        self._label = None
