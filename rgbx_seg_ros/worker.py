@@ -1,11 +1,11 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""One thread for the engine, and one place in which the newest work waits for it."""
+"""One thread for the engine, and a place for each camera pair in which its newest work waits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -16,48 +16,74 @@ from rgbx_seg_ros.segmenter import Segmenter
 
 Item = TypeVar('Item')
 Result = TypeVar('Result')
+LOOK_S = 0.1  # how often a caller that may give up looks whether it should
 
 
 class Worker(Generic[Item]):
-    """A thread that opens, runs and closes the engine: CUDA contexts and drivers want only one."""
+    """A thread that opens, runs and closes the engine: CUDA contexts and drivers want only one.
+
+    Each source of work has one place to wait in. Places are served in the order in which they
+    were taken, so a busy source cannot starve another one.
+    """
 
     def __init__(self, work: Callable[[Item], None]) -> None:
         """Start the thread; `work` runs on it for each item and must not raise."""
         self._work = work
         self._thread = ThreadPoolExecutor(1, 'engine')
         self._lock = Lock()
-        self._waiting: Item | None = None
+        self._waiting: dict[Hashable, Item] = {}  # by source, the longest waiting source first
 
-    def call(self, function: Callable[..., Result], *arguments: object) -> Result:
-        """Run `function` on the thread, after the work in hand, and return what it returns."""
-        return self._thread.submit(function, *arguments).result()
+    def call(self, function: Callable[..., Result], *arguments: object,
+             wanted: Callable[[], bool] = lambda: True) -> Result:
+        """Run `function` on the thread, after the work in hand, and return what it returns.
 
-    def offer(self, item: Item) -> bool:
-        """Let `item` wait for the thread; return True if it replaced an older one."""
-        replaced = self._swap(item) is not None
+        Raises KeyboardInterrupt, and leaves the thread to itself, once `wanted` returns False.
+        """
+        future = self._thread.submit(function, *arguments)
+        while True:
+            try:
+                return future.result(LOOK_S)
+            except TimeoutError:
+                if future.done():
+                    return future.result()
+                if not wanted():
+                    raise KeyboardInterrupt from None
+
+    def offer(self, item: Item, source: Hashable = None) -> bool:
+        """Let `item` wait for the thread; return True if it replaced an older one of `source`."""
+        with self._lock:
+            replaced = source in self._waiting
+            self._waiting[source] = item
         if not replaced:
             self._thread.submit(self._run)
         return replaced
 
     def drain(self) -> None:
-        """Forget the waiting item and return when the thread has nothing left to do."""
-        self._swap(None)
+        """Forget the waiting items and return when the thread has nothing left to do."""
+        self._forget()
         self.call(int)
 
-    def stop(self) -> None:
-        """Drain and end the thread."""
-        self._swap(None)
-        self._thread.shutdown()
+    def stop(self, patience_s: float | None = None) -> bool:
+        """Drain and end the thread; return False if it is still at work after `patience_s`."""
+        self._forget()
+        last = self._thread.submit(int)
+        self._thread.shutdown(wait=False)
+        try:
+            last.result(patience_s)
+        except TimeoutError:
+            return False
+        return True
 
     def _run(self) -> None:
-        item = self._swap(None)
+        with self._lock:
+            source = next(iter(self._waiting), self)  # none of that name: forgotten meanwhile
+            item = self._waiting.pop(source, None)
         if item is not None:
             self._work(item)
 
-    def _swap(self, item: Item | None) -> Item | None:
+    def _forget(self) -> None:
         with self._lock:
-            waiting, self._waiting = self._waiting, item
-        return waiting
+            self._waiting.clear()
 
 
 def open_segmenter(settings: Settings) -> Segmenter:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import threading
+import time
 
 import pytest
 
@@ -27,6 +28,57 @@ def test_newest_item_replaces_the_one_that_waits():
     assert replaced == [False, False, True, True]
     assert done == [1, 4]
     worker.stop()
+
+def test_sources_are_served_in_turn_however_fast_one_of_them_is():
+    started, go_on, done = threading.Event(), threading.Event(), []
+
+    def work(item):
+        started.set()
+        go_on.wait(5)
+        done.append(item)
+
+    worker = Worker(work)
+    worker.offer('busy 0', 'busy')
+    assert started.wait(5)
+    replaced = [worker.offer(f'busy {n}', 'busy') for n in range(1, 5)]
+    replaced += [worker.offer('quiet 1', 'quiet'), worker.offer('busy 5', 'busy')]
+    go_on.set()
+    worker.call(int)
+    assert replaced == [False, True, True, True, False, True]
+    assert done == ['busy 0', 'busy 5', 'quiet 1']
+    worker.stop()
+
+
+def test_stop_gives_up_on_a_thread_that_does_not_end():
+    release = threading.Event()
+    worker = Worker(lambda item: release.wait(20))
+    worker.offer(1)
+    began = time.monotonic()
+    assert not worker.stop(0.2)
+    assert time.monotonic() - began < 5
+    release.set()
+    idle = Worker(print)
+    assert idle.stop(5)
+
+
+def test_call_gives_up_when_the_result_is_no_longer_wanted():
+    release = threading.Event()
+    worker = Worker(print)
+    with pytest.raises(KeyboardInterrupt):
+        worker.call(release.wait, 20, wanted=lambda: False)
+    release.set()
+    worker.stop()
+
+
+def test_call_passes_on_the_timeout_error_of_the_function():
+    def fail():
+        raise TimeoutError('of its own')
+
+    worker = Worker(print)
+    with pytest.raises(TimeoutError, match='of its own'):
+        worker.call(fail)
+    worker.stop()
+
 
 
 def test_drain_forgets_what_waits_and_finishes_what_runs():
