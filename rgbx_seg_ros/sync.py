@@ -24,6 +24,7 @@ POLICIES = ('nearest', 'exact', 'latest')
 ANCHORS = ('auto', *STREAMS)
 JUMP_NS = 1_000_000_000  # a stamp this far back is a restarted clock or a looped bag, not disorder
 HALF_PERIOD = 0.6  # half an anchor's period and some jitter: the neighbor's partner is further off
+SKEWS = 101  # pairs of which the median skew is told
 EXPECTED = 0.8  # of a period after the last frame, the next one may arrive
 
 
@@ -36,11 +37,15 @@ class Frame(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An RGB frame and its aux frame; `skew_ns` = aux - rgb stamp, offsets included."""
+    """An RGB frame and its aux frame; `skew_ns` = aux - rgb stamp, offsets included.
 
-    rgb: Frame
-    aux: Frame
+    The pairers here fill in both; in other states than 'paired' one of them may be missing.
+    """
+
+    rgb: Frame | None
+    aux: Frame | None
     skew_ns: int
+    state: str = 'paired'
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ class Pairer:
         self.config = config or SyncConfig()
         self.received: Counter[str] = Counter(dict.fromkeys(STREAMS, 0))
         self.drops: Counter[str] = Counter()
+        self._skews: deque[int] = deque(maxlen=SKEWS)
         offsets = (self.config.rgb_offset_s, self.config.aux_offset_s)
         self._streams = {name: _Stream(round(offset * 1e9))
                          for name, offset in zip(STREAMS, offsets, strict=True)}
@@ -159,6 +165,11 @@ class Pairer:
         self.drops['reset'] += sum(len(queue.stamps) for queue in self._streams.values())
         for queue in self._streams.values():
             queue.forget()
+
+    @property
+    def skew_median_ns(self) -> int | None:
+        """Return the median aux - rgb stamp of the last pairs, offsets not included."""
+        return round(median(self._skews)) if self._skews else None
 
     def _drop(self, cause: str) -> list[Pair]:
         self.drops[cause] += 1
@@ -252,7 +263,8 @@ class Pairer:
 
     def _pair(self, rgb: Frame, aux: Frame) -> Pair:
         offset = self._streams['aux'].offset_ns - self._streams['rgb'].offset_ns
-        return Pair(rgb, aux, aux.stamp_ns - rgb.stamp_ns + offset)
+        self._skews.append(aux.stamp_ns - rgb.stamp_ns)
+        return Pair(rgb, aux, self._skews[-1] + offset)
 
     def _pair_with_latest(self, stream: str) -> list[Pair]:
         """Pair each RGB frame with the newest aux frame not older than `max_age_s`."""
