@@ -7,19 +7,23 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from rgbx_seg_ros.encodings import LAYOUTS, Array, Layout, is_deep, refusal
+
+__all__ = ['Array', 'ImageError', 'check', 'check_size', 'decode', 'decode_compressed',
+           'decode_label', 'lossy', 'to_rgb8']
+
 Cause = Literal['encoding', 'step', 'size', 'decode']
 
 MAX_SIDE = 8192  # pixels; a message that claims more is broken or hostile
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 JPEG_SIGNATURE = b'\xff\xd8\xff'
+GRAY_WITH_ALPHA = 4  # PNG's color type, which OpenCV would read as color
 
 
 class ImageError(ValueError):
@@ -31,69 +35,50 @@ class ImageError(ValueError):
         self.cause = cause
 
 
-class Layout(NamedTuple):
-    """How an encoding lies in memory, and the conversion that makes its color RGB (or None)."""
-
-    dtype: str
-    channels: int
-    to_rgb: int | None = None
-
-
-# 8UC3 names no color order, so its channels stay as they are stored.
-LAYOUTS: dict[str, Layout] = {
-    'rgb8': Layout('u1', 3),
-    'bgr8': Layout('u1', 3, cv2.COLOR_BGR2RGB),
-    'rgba8': Layout('u1', 4, cv2.COLOR_RGBA2RGB),
-    'bgra8': Layout('u1', 4, cv2.COLOR_BGRA2RGB),
-    'mono8': Layout('u1', 1),
-    '8UC1': Layout('u1', 1),
-    '8UC3': Layout('u1', 3),
-    'mono16': Layout('u2', 1),
-    '16UC1': Layout('u2', 1),
-    'rgb16': Layout('u2', 3),
-    '16SC1': Layout('i2', 1),
-    '32FC1': Layout('f4', 1),
-    '32FC3': Layout('f4', 3),
-}
-
-
 def decode(height: int, width: int, encoding: str, step: int, is_bigendian: bool | int,
            data: Any) -> Array:
     """Return the pixels of a sensor_msgs/Image, (H, W) or (H, W, 3), color in RGB order.
 
     `data` is bytes, array.array('B'), a memoryview or a uint8 array. The result is a read-only
-    view of it, except where the color order, the alpha channel, the byte order or the alignment
-    forces a copy. Raises ImageError.
+    view of it, except where the color order, the alpha channel, Bayer, YUV, the byte order or the
+    alignment forces a copy. 64-bit floats come as 32-bit ones. Raises ImageError.
     """
     layout = check(height, width, encoding, step, data)
     dtype = np.dtype(layout.dtype).newbyteorder('>' if is_bigendian else '<')
     strides = (step, dtype.itemsize * layout.channels, dtype.itemsize)
-    shape = (height, width, layout.channels)[:2 if layout.channels == 1 else 3]
+    shape = (int(height * layout.rows), width, layout.channels)[:2 if layout.channels == 1 else 3]
     image: Array = np.ndarray(shape, dtype, data, 0, strides[:len(shape)])
     image.flags.writeable = False  # it is the message's memory
-    if layout.to_rgb is not None:
-        return cv2.cvtColor(image, layout.to_rgb)
-    if image.dtype.isnative and image.flags.aligned:
-        return image
-    return image.astype(dtype.newbyteorder('='))
+    if not (image.dtype.isnative and image.flags.aligned):
+        image = image.astype(dtype.newbyteorder('='))
+    return image if layout.to_rgb is None else layout.to_rgb(image)
 
 
 def check(height: int, width: int, encoding: str, step: int, data: Any) -> Layout:
     """Return the layout of a sensor_msgs/Image, or raise ImageError; costs microseconds."""
     layout = LAYOUTS.get(encoding)
     if layout is None:
-        raise ImageError('encoding', f'the encoding is {encoding!r}, expected one of '
-                                     f'{", ".join(LAYOUTS)}.')
+        raise ImageError('encoding', refusal(encoding))
     check_size(height, width)
+    if layout.to_rgb is not None:
+        _check_shape(height, width, encoding, layout)
     row = width * layout.channels * np.dtype(layout.dtype).itemsize
     if step < row:
         raise ImageError('step', f'the step is {step} bytes, expected at least {row} for a row of '
                                  f'{width} pixels of {encoding}.')
-    size = memoryview(data).nbytes
-    if size != step * height:  # cv_bridge refuses surplus bytes as well
-        raise ImageError('size', f'the data holds {size} bytes, expected {step * height} '
-                                 f'({height} rows of {step}).')
+    size, rows = memoryview(data).nbytes, int(height * layout.rows)
+    if size != step * rows:  # cv_bridge refuses surplus bytes as well
+        raise ImageError('size', f'the data holds {size} bytes, expected {step * rows} '
+                                 f'({rows} rows of {step}).')
     return layout
+
+
+def _check_shape(height: int, width: int, encoding: str, layout: Layout) -> None:
+    for side, name, even in ((height, 'height', layout.even[0]), (width, 'width', layout.even[1])):
+        if side < layout.least or (even and side % 2):
+            kind = 'an even one' if even else f'at least {layout.least}'
+            raise ImageError('size', f'the {name} of an image in {encoding!r} is {side}, expected '
+                                     f'{kind}.')
 
 
 def check_size(height: int, width: int) -> None:
@@ -107,16 +92,17 @@ def decode_compressed(format: str, data: Any, gray: bool | None = None) -> Array
     """Return the pixels of a sensor_msgs/CompressedImage that holds a JPEG or a PNG.
 
     `gray` True gives (H, W) of 8 or 16 bits, False 8-bit RGB (H, W, 3), None whichever of the two
-    the file holds (alpha is dropped). `format` only explains errors, as drivers fill it at
-    will; the bytes decide. Sizes are checked before anything is allocated. Raises ImageError.
+    the file holds, color of 16 bits included (alpha is dropped). The bytes decide what it is, as
+    drivers fill `format` at will; only a Bayer mosaic, which image_transport puts into a PNG as it
+    is, can be told by nothing else. Sizes are checked before anything is allocated. Raises
+    ImageError.
     """
     raw = np.frombuffer(data, np.uint8) if memoryview(data).nbytes else np.empty(0, np.uint8)
-    head = raw[:8].tobytes()
-    name = next((name for name, signature in SIGNATURES.items() if head.startswith(signature)), '')
-    if not name:
-        raise ImageError('encoding', f'the format is {format!r} and the data starts with '
-                                     f'{head.hex() or "nothing"}, expected a JPEG or a PNG.')
+    name = _container(format, raw)
     check_size(*READ_SIZE[name](raw.tobytes()))
+    mosaic = LAYOUTS.get(format.partition(';')[0].strip()) if name == 'PNG' else None
+    if gray is None and name == 'PNG' and raw[25] == GRAY_WITH_ALPHA:
+        gray = True
     color = cv2.IMREAD_ANYDEPTH | cv2.IMREAD_ANYCOLOR
     mode = {True: cv2.IMREAD_ANYDEPTH | cv2.IMREAD_GRAYSCALE, False: cv2.IMREAD_COLOR, None: color}
     try:
@@ -126,7 +112,40 @@ def decode_compressed(format: str, data: Any, gray: bool | None = None) -> Array
     if image is None:
         raise ImageError('decode', f'the {name} of {raw.size} bytes (format {format!r}) is broken, '
                                    'expected one that OpenCV can read.')
-    return image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if image.ndim == 3:
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    if gray is None and mosaic is not None and mosaic.least > 1 and mosaic.to_rgb is not None:
+        _check_shape(image.shape[0], image.shape[1], format, mosaic)
+        return mosaic.to_rgb(image)
+    return image
+
+
+def _container(format: str, raw: Array) -> str:
+    head = raw[:8].tobytes()
+    for name, signature in SIGNATURES.items():
+        if head.startswith(signature):
+            return name
+    found = f'the format is {format!r} and the data starts with {head.hex() or "nothing"}'
+    if 'compressedDepth' in format:
+        raise ImageError('encoding', f'{found}, expected a JPEG or a PNG; compressedDepth is '
+                                     'another transport: remap to the topic that ends in '
+                                     '/compressed, with its parameter format set to png.')
+    if not raw.size:  # what image_transport publishes when it fails, as for a JPEG of 16UC1
+        raise ImageError('encoding', f'{found}, expected a JPEG or a PNG; look at the log of the '
+                                     'publisher, and set its parameter format to png for 16 bits.')
+    raise ImageError('encoding', f'{found}, expected a JPEG or a PNG; set the parameter format of '
+                                 'the publisher to one of them.')
+
+
+def lossy(format: str, data: Any) -> str:
+    """Return what a compressed aux image has lost by being a JPEG, as a sentence, or ''."""
+    if bytes(memoryview(data)[:3]) != JPEG_SIGNATURE:
+        return ''
+    encoding = format.partition(';')[0].strip()
+    lost = (f'its {encoding} values became 8 bits' if is_deep(encoding)
+            else 'its values are blurred, and temperatures or ids are lost')
+    return (f'the aux image is a JPEG (format {format!r}): {lost}; set the parameter format of the '
+            'publisher to png, or aux.transport to raw.')
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
@@ -192,11 +211,11 @@ def _without_palette(png: bytes) -> bytes:
 def to_rgb8(image: Array, encoding: str) -> Array:
     """Return an RGB camera's image as 8-bit RGB (H, W, 3), as the engine expects it.
 
-    Gray is repeated; 16 bits keep their upper 8. `encoding` names the source in the ImageError
-    that signed and float images get.
+    Gray is repeated; 16 bits are divided by 257 and rounded, as cv_bridge does. `encoding` names
+    the source in the ImageError that signed and float images get.
     """
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = cv2.convertScaleAbs(image, alpha=1 / 257)
     if image.dtype != np.uint8:
         raise ImageError('encoding', f'an RGB image in {encoding!r} has {image.dtype} pixels, '
                                      'expected 8 or 16 unsigned bits.')

@@ -185,7 +185,7 @@ def test_flipped_bytes_in_a_bag_are_sentences_or_image_errors(tmp_path):
 
 def test_a_malformed_image_is_an_image_error_and_the_next_one_is_read(tmp_path):
     with BagWriter(tmp_path / 'b') as writer:
-        writer.write_image('/x', frame(1), 'yuv422', 1, 1, '')
+        writer.write_image('/x', frame(1), 'yuv411', 1, 1, '')
         writer.write_image('/x', frame(2), 'mono8', 2, 2, '')
     bad, good = read_images(tmp_path / 'b', ['/x'])
     with pytest.raises(ImageError) as caught:
