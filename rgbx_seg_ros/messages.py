@@ -7,6 +7,7 @@ from __future__ import annotations
 import array
 import copy
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
@@ -15,10 +16,11 @@ from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rgbx_seg.msg import SegmentationInfo, SegmentationStats
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from rgbx_seg_ros import images
+from rgbx_seg_ros import cloud, images
+from rgbx_seg_ros.camera import Camera
 from rgbx_seg_ros.engine import EngineInfo
 from rgbx_seg_ros.health import Timing
 from rgbx_seg_ros.manifest import Manifest
@@ -40,6 +42,8 @@ class View(NamedTuple):
     palette: NDArray[np.uint8]  # (256, 3)
     alpha: float
     camera_info: CameraInfo | None
+    depth: NDArray[Any] | None = None  # as cloud.pack takes it
+    camera: Camera | None = None  # that of the RGB image
 
 
 def stamp_ns(header: Header) -> int:
@@ -76,26 +80,75 @@ def to_array(message: Image | CompressedImage) -> NDArray[Any]:
                          message.is_bigendian, message.data)
 
 
-def to_image(pixels: NDArray[np.uint8], encoding: str, header: Header) -> Image:
-    """Return uint8 pixels (H, W) or (H, W, C) as an Image with the given header."""
-    message = Image()
-    message.header = header
-    message.height, message.width = pixels.shape[:2]
-    message.encoding = encoding
-    message.step = pixels[0].nbytes
-    message.data = _bytes(pixels)
+def to_camera(message: CameraInfo) -> Camera:
+    """Return the camera that took the image which this message accompanies.
+
+    Raises:
+        RgbxSegError: the camera is not calibrated, or its model is not supported.
+
+    """
+    return Camera.from_info(message)
+
+
+def to_image(pixels: NDArray[np.uint8], encoding: str, header: Header,
+             reuse: Image | None = None) -> Image:
+    """Return uint8 pixels (H, W) or (H, W, C) as an Image with the given header.
+
+    `reuse` is a message made before that nobody needs any more, such as a published one; it is
+    filled anew and returned.
+    """
+    message, memory = _image(pixels.shape, encoding, header, reuse)
+    np.copyto(memory, pixels)
     return message
 
 
-def _bytes(pixels: NDArray[np.uint8]) -> array.array[int]:
-    # The only type that rclpy's setter takes without looking at each element: a numpy array costs
-    # 52 ms per 640x480 color image there, this 0.04 ms.
-    data = array.array('B')
-    data.frombytes(np.ascontiguousarray(pixels).data.cast('B'))
-    return data
+def _image(shape: tuple[int, ...], encoding: str, header: Header,
+           reuse: Image | None) -> tuple[Image, NDArray[np.uint8]]:
+    """Return an Image and its pixels, to be written."""
+    message = reuse or Image()
+    message.header = header
+    message.height, message.width = shape[:2]
+    message.encoding = encoding
+    message.step = shape[1] * (shape[2] if len(shape) == 3 else 1)
+    return message, _memory(message, message.step * message.height).reshape(shape)
 
 
-def _camera_info(view: View) -> CameraInfo | None:
+def _memory(message: Image | PointCloud2, size: int) -> NDArray[np.uint8]:
+    """Return the message's data as writable uint8 (size,), allocated only if it must be."""
+    # Written in place, for a new array costs more than all else: 1 ms per 640x480 color image in
+    # page faults, and 52 ms if rclpy's setter looks at each element, as it does of a numpy array.
+    if len(message.data) != size:
+        message.data = array.array('B', bytes(1)) * size
+    return np.frombuffer(message.data, np.uint8)
+
+
+def to_cloud(view: View, reuse: PointCloud2 | None = None) -> PointCloud2 | None:
+    """Return the organized cloud of a pair with depth: a point for each pixel of the mask.
+
+    None without depth or a calibrated camera. `reuse` as in `to_image`.
+    """
+    if view.depth is None or view.camera is None:
+        return None
+    label, message = view.result.label, reuse or PointCloud2()
+    height, width = label.shape
+    message.header = view.header
+    message.height, message.width = height, width
+    message.fields = [PointField(name=name, offset=offset, datatype=datatype, count=1)
+                      for name, offset, datatype in cloud.FIELDS]
+    message.point_step, message.row_step = cloud.POINT_STEP, cloud.POINT_STEP * width
+    message.is_dense = False
+    memory = _memory(message, message.row_step * height)
+    cloud.pack(view.depth, _rays(view.camera.scaled(width, height)), label,
+               view.result.confidence, memory)
+    return message
+
+
+@lru_cache(4)  # cameras of one process
+def _rays(camera: Camera) -> NDArray[np.float32]:
+    return cloud.camera_rays(camera)
+
+
+def _camera_info(view: View, _: CameraInfo | None = None) -> CameraInfo | None:
     if view.camera_info is None:
         return None
     message = copy.copy(view.camera_info)
@@ -103,23 +156,43 @@ def _camera_info(view: View) -> CameraInfo | None:
     return message
 
 
-def _aux_preview(view: View) -> Image:
-    gray = view.aux if view.aux.ndim == 2 else cv2.cvtColor(view.aux, cv2.COLOR_RGB2GRAY)
-    return to_image(gray, 'mono8', view.aux_header)
+def _mask(view: View, reuse: Image | None = None) -> Image:
+    return to_image(view.result.label, 'mono8', view.header, reuse)
 
 
-# Topic below ~/ -> its type and how to make its message (None: nothing to publish). In the order
-# of publishing: the mask is what a robot waits for.
-OUTPUTS: dict[str, tuple[type, Callable[[View], Any]]] = {
-    'mask': (Image, lambda view: to_image(view.result.label, 'mono8', view.header)),
-    'confidence': (Image, lambda view: to_image(view.result.confidence, 'mono8', view.header)),
-    'camera_info': (CameraInfo, _camera_info),
-    'overlay': (Image, lambda view: to_image(
-        blend(view.rgb, view.result.label, view.palette, view.alpha), 'rgb8', view.header)),
-    'color_mask': (Image, lambda view: to_image(
-        colorize(view.result.label, view.palette), 'rgb8', view.header)),
-    'aux_preview': (Image, _aux_preview),
-}
+def _confidence(view: View, reuse: Image | None = None) -> Image:
+    return to_image(view.result.confidence, 'mono8', view.header, reuse)
+
+
+def _overlay(view: View, reuse: Image | None = None) -> Image:
+    message, memory = _image(view.rgb.shape, 'rgb8', view.header, reuse)
+    blend(view.rgb, view.result.label, view.palette, view.alpha, memory)
+    return message
+
+
+def _color_mask(view: View, reuse: Image | None = None) -> Image:
+    message, memory = _image((*view.result.label.shape, 3), 'rgb8', view.header, reuse)
+    colorize(view.result.label, view.palette, memory)
+    return message
+
+
+def _aux_preview(view: View, reuse: Image | None = None) -> Image:
+    message, memory = _image(view.aux.shape[:2], 'mono8', view.aux_header, reuse)
+    if view.aux.ndim == 2:
+        np.copyto(memory, view.aux)
+    else:
+        cv2.cvtColor(view.aux, cv2.COLOR_RGB2GRAY, memory)
+    return message
+
+
+# Topic below ~/ -> its type and how to make its message of a View (None: nothing to publish); a
+# message that was published before may follow the view and is then written anew. In the order of
+# publishing: the mask is what a robot waits for.
+OUTPUTS: dict[str, tuple[type, Callable[..., Any]]] = {
+    'mask': (Image, _mask), 'confidence': (Image, _confidence),
+    'camera_info': (CameraInfo, _camera_info), 'overlay': (Image, _overlay),
+    'color_mask': (Image, _color_mask), 'aux_preview': (Image, _aux_preview),
+    'points': (PointCloud2, to_cloud)}
 
 
 def to_info(manifest: Manifest, engine: EngineInfo, stamp: Time) -> SegmentationInfo:
@@ -156,15 +229,18 @@ def to_stats(view: View, timing: Timing, manifest: Manifest,
     """Return the numbers of one pair; `counts` as Health.counts gives them."""
     received, drops, published = counts
     label, confidence = view.result.label, view.result.confidence
-    # Exact, and ten times faster than numpy.bincount.
+    # Exact, and twice as fast as numpy.bincount.
     histogram = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel() / label.size
-    return SegmentationStats(
-        header=view.header, aux_stamp=view.aux_header.stamp,
-        **timing._asdict(),
-        mean_confidence=cv2.mean(confidence)[0] / 255,
-        class_fractions=[float(histogram[info.id]) for info in manifest.classes],
-        pairs_published=published, rgb_received=received['rgb'], aux_received=received['aux'],
-        drop_causes=list(drops), drop_counts=list(drops.values()))
+    stats = SegmentationStats(header=view.header)
+    stats.aux_stamp = view.aux_header.stamp
+    for name, value in timing._asdict().items():
+        setattr(stats, name, value)
+    stats.mean_confidence = cv2.mean(confidence)[0] / 255
+    stats.class_fractions = histogram[[info.id for info in manifest.classes]].tolist()
+    stats.pairs_published = published
+    stats.rgb_received, stats.aux_received = received['rgb'], received['aux']
+    stats.drop_causes, stats.drop_counts = list(drops), list(drops.values())
+    return stats
 
 
 def to_descriptor(parameter: Parameter) -> ParameterDescriptor:

@@ -3,6 +3,7 @@
 """Messages to arrays and back, without a node."""
 
 import array
+import struct
 import time
 
 import cv2
@@ -13,10 +14,10 @@ pytest.importorskip('rgbx_seg.msg', reason='the ROS package is not built; run `m
 
 from builtin_interfaces.msg import Time
 from bundles import CLASSES, manifest
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from rgbx_seg_ros import messages
+from rgbx_seg_ros import RgbxSegError, messages
 from rgbx_seg_ros.diagnostics import to_diagnostics
 from rgbx_seg_ros.engine import EngineInfo
 from rgbx_seg_ros.health import Level, Status, Timing
@@ -24,6 +25,7 @@ from rgbx_seg_ros.images import ImageError
 from rgbx_seg_ros.overlay import blend, colorize, palette
 from rgbx_seg_ros.parameters import PARAMETERS
 from rgbx_seg_ros.segmenter import Segmentation
+from rgbx_seg_ros.sync import POLICIES
 
 STAMP = Time(sec=1_700_000_000, nanosec=123_456_789)
 HEADER = Header(stamp=STAMP, frame_id='rgb_optical')
@@ -45,11 +47,17 @@ def image(pixels, encoding, step=None, header=HEADER):
                  step=padded.shape[1], data=array.array('B', padded.tobytes()))
 
 
-def view(camera_info=None):
-    rgb, aux = noise(6, 8, 3), noise(3, 4)
-    label = NUMBERS.choice(np.array([0, 1, 2, 255], np.uint8), (6, 8))
-    result = Segmentation(label, noise(6, 8), engine_ms=1.0, total_ms=2.0)
-    return messages.View(HEADER, AUX_HEADER, rgb, aux, result, palette(CLASSES), 0.25, camera_info)
+def view(camera_info=None, size=(6, 8), **extra):
+    rgb, aux = noise(*size, 3), noise(3, 4)
+    label = NUMBERS.choice(np.array([0, 1, 2, 255], np.uint8), size)
+    result = Segmentation(label, noise(*size), engine_ms=1.0, total_ms=2.0)
+    return messages.View(HEADER, AUX_HEADER, rgb, aux, result, palette(CLASSES), 0.25, camera_info,
+                         **extra)
+
+
+def calibration(width=8, height=6, **fields):
+    return CameraInfo(header=HEADER, width=width, height=height, distortion_model='plumb_bob',
+                      k=np.array([5.0, 0, 3.5, 0, 4.0, 2.5, 0, 0, 1]), **fields)
 
 
 def test_image_message_holds_the_pixels_and_the_very_header():
@@ -128,8 +136,100 @@ def test_outputs_show_the_result_at_camera_size_with_the_rgb_header():
         assert made[name].encoding == encoding
         np.testing.assert_array_equal(messages.to_array(made[name]), expected)
         assert made[name].header == (AUX_HEADER if name == 'aux_preview' else HEADER)
-    assert made.keys() == {*pixels, 'camera_info'}
+    assert made.keys() == {*pixels, 'camera_info', 'points'}
     assert next(iter(messages.OUTPUTS)) == 'mask'
+
+
+@pytest.mark.parametrize('name', ['mask', 'confidence', 'overlay', 'color_mask', 'aux_preview'])
+def test_a_published_message_is_written_anew_in_its_own_memory(name):
+    make = messages.OUTPUTS[name][1]
+    first, second, larger = view(), view(), view(size=(10, 12))
+    message = make(first)
+    memory = np.frombuffer(message.data, np.uint8)
+    again = make(second, message)
+    assert again is message and again == make(second)
+    assert np.shares_memory(np.frombuffer(again.data, np.uint8), memory)
+    assert make(larger, again) == make(larger)
+    assert make(first, again) == make(first)
+
+
+def test_outputs_leave_the_view_and_earlier_messages_as_they_are():
+    shown = view(calibration(), depth=np.full((6, 8), 2.0, np.float32),
+                 camera=messages.to_camera(calibration()))
+    arrays = (shown.rgb, shown.aux, shown.result.label, shown.result.confidence, shown.palette)
+    before = [array.copy() for array in arrays]
+    for array_ in arrays:
+        array_.flags.writeable = False
+    made = {name: make(shown) for name, (_, make) in messages.OUTPUTS.items()}
+    assert {name: make(shown) for name, (_, make) in messages.OUTPUTS.items()} == made
+    other = view(calibration(), depth=np.ones((6, 8), np.float32), camera=shown.camera)
+    copies = {name: bytes(made[name].data) for name in ('mask', 'overlay', 'points')}
+    for _, make in messages.OUTPUTS.values():
+        make(other)
+    assert {name: bytes(made[name].data) for name in copies} == copies
+    assert all(np.array_equal(*both) for both in zip(arrays, before, strict=True))
+
+
+def test_aux_preview_of_three_channels_is_gray_in_a_reused_message_too():
+    gray = noise(3, 4)
+    shown = view()._replace(aux=np.repeat(gray[..., None], 3, axis=2))
+    message = messages.OUTPUTS['aux_preview'][1](shown)
+    messages.OUTPUTS['aux_preview'][1](shown, message)
+    np.testing.assert_array_equal(messages.to_array(message), gray)
+
+
+def test_points_lie_where_the_camera_saw_them_with_label_and_confidence():
+    depth = NUMBERS.uniform(0.5, 9.0, (6, 8)).astype(np.float32)
+    depth[2, 3] = 0.0
+    shown = view(depth=depth, camera=messages.to_camera(calibration()))
+    cloud = messages.OUTPUTS['points'][1](shown)
+    assert (cloud.header, cloud.height, cloud.width) == (HEADER, 6, 8)
+    assert (cloud.point_step, cloud.row_step, cloud.is_bigendian, cloud.is_dense) == (
+        16, 128, False, False)
+    assert [(f.name, f.offset, f.datatype, f.count) for f in cloud.fields] == [
+        ('x', 0, 7, 1), ('y', 4, 7, 1), ('z', 8, 7, 1), ('label', 12, 2, 1),
+        ('confidence', 13, 2, 1)]
+    for row, column in ((0, 0), (5, 7), (2, 3)):
+        x, y, z, label, confidence = struct.unpack_from(
+            '<fffBB', cloud.data, row * cloud.row_step + column * cloud.point_step)
+        assert label == shown.result.label[row, column]
+        assert confidence == shown.result.confidence[row, column]
+        true = depth[row, column] or float('nan')
+        assert (x, y, z) == pytest.approx(
+            ((column - 3.5) / 5 * true, (row - 2.5) / 4 * true, true), rel=1e-5, nan_ok=True)
+    memory = np.frombuffer(cloud.data, np.uint8)
+    again = messages.to_cloud(view(depth=depth + 1, camera=shown.camera), cloud)
+    assert again is cloud and np.shares_memory(np.frombuffer(again.data, np.uint8), memory)
+
+
+def test_points_are_what_sensor_msgs_py_reads():
+    point_cloud2 = pytest.importorskip('sensor_msgs_py.point_cloud2',
+                                       reason='sensor_msgs_py is not installed')
+    shown = view(depth=np.full((6, 8), 2.0, np.float32), camera=messages.to_camera(calibration()))
+    points = point_cloud2.read_points(messages.to_cloud(shown)).ravel()
+    np.testing.assert_array_equal(points['label'], shown.result.label.ravel())
+    np.testing.assert_array_equal(points['confidence'], shown.result.confidence.ravel())
+    np.testing.assert_allclose(points['z'], 2.0)
+
+
+def test_points_need_depth_and_a_camera():
+    camera = messages.to_camera(calibration())
+    assert messages.to_cloud(view()) is None
+    assert messages.to_cloud(view(camera=camera)) is None
+    assert messages.to_cloud(view(depth=np.ones((6, 8), np.float32))) is None
+
+
+def test_camera_of_a_binned_region_is_that_of_the_image():
+    camera = messages.to_camera(calibration(
+        64, 48, binning_x=2, binning_y=2,
+        roi=RegionOfInterest(x_offset=8, y_offset=4, width=32, height=24)))
+    assert (camera.width, camera.height, camera.frame_id) == (16, 12, 'rgb_optical')
+    assert camera.k[0] == pytest.approx(2.5) and camera.k[2] == pytest.approx((3.5 - 8 - 0.5) / 2)
+
+
+def test_uncalibrated_camera_is_refused_in_a_sentence():
+    with pytest.raises(RgbxSegError, match='uncalibrated'):
+        messages.to_camera(CameraInfo(width=8, height=6))
 
 
 def test_camera_info_gets_the_mask_s_header_and_the_camera_s_keeps_its_own():
@@ -158,12 +258,13 @@ def test_label_info_lists_ids_and_names():
 
 def test_stats_hold_times_counts_and_exact_fractions():
     shown = view()
-    timing = Timing(-1.5, 30.0, 5.0, 2.0, 0.5, 1.0, 0.2)
+    numbers = {name: 0.5 + n for n, name in enumerate(Timing._fields) if name != 'state'}
+    timing = Timing(**numbers, **{name: 'paired' for name in Timing._fields if name == 'state'})
     counts = ({'rgb': 30, 'aux': 10}, {'late': 2, 'step': 1}, 9)
     stats = messages.to_stats(shown, timing, manifest(), counts)
     assert stats.header == HEADER and stats.aux_stamp == AUX_HEADER.stamp
-    assert {name: getattr(stats, name) for name in timing._fields} == pytest.approx(
-        timing._asdict(), rel=1e-6)
+    assert {name: getattr(stats, name) for name in numbers} == pytest.approx(numbers, rel=1e-6)
+    assert getattr(stats, 'state', 'paired') == 'paired'
     expected = [np.mean(shown.result.label == info.id) for info in CLASSES]
     np.testing.assert_allclose(stats.class_fractions, expected, rtol=1e-6)
     assert stats.mean_confidence == pytest.approx(shown.result.confidence.mean() / 255)
@@ -188,7 +289,7 @@ def test_descriptors_carry_range_choices_and_when_a_change_is_possible():
     assert made['overlay.alpha'].additional_constraints == ''
     assert made['warmup'].integer_range[0].to_value == 100
     assert made['sync.policy'].additional_constraints == (
-        'one of nearest, exact, latest; fixed while the node is configured')
+        f'one of {", ".join(POLICIES)}; fixed while the node is configured')
     assert not any(descriptor.read_only for descriptor in made.values())
 
 

@@ -3,6 +3,7 @@
 """Pictures: the colors of the manifest, and nothing painted where nothing was found."""
 
 import numpy as np
+import pytest
 from bundles import CLASSES
 
 from rgbx_seg_ros.overlay import blend, colorize, palette
@@ -21,3 +22,20 @@ def test_an_overlay_mixes_colors_at_alpha_and_leaves_background_pixels_untouched
     assert mixed[0, 0].tolist() == mixed[1, 1].tolist() == [100, 100, 100]
     assert np.abs(mixed[0, 1] - np.array([91, 75, 107])).max() <= 1
     assert (rgb == 100).all()
+
+
+@pytest.mark.parametrize('ids', [(1, 2), (1, 7, 254), (), (0, 255), range(256)])
+def test_pictures_follow_the_formula_for_any_palette_and_into_given_memory(ids):
+    rng = np.random.default_rng(3)
+    rgb = rng.integers(0, 256, (37, 50, 3), np.uint8)
+    label = rng.integers(0, 256, (37, 50), np.uint8)
+    table = np.zeros((256, 3), np.uint8)
+    table[list(ids)] = rng.integers(1, 256, (len(ids), 3))
+    out = np.empty_like(rgb)
+    assert np.shares_memory(colorize(label, table, out), out)
+    np.testing.assert_array_equal(out, table[label])
+    assert np.shares_memory(blend(rgb, label, table, 0.6, out), out)
+    mixed = 0.4 * rgb + 0.6 * table[label]
+    mixed[~table[label].any(axis=2)] = rgb[~table[label].any(axis=2)]
+    assert np.abs(out - mixed).max() <= 1
+    np.testing.assert_array_equal(blend(rgb, label, table, 0.6), out)
