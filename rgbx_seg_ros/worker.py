@@ -58,18 +58,18 @@ class Worker(Generic[Item]):
             self._thread.submit(self._run)
         return replaced
 
-    def drain(self) -> None:
+    def drain(self, wanted: Callable[[], bool] = lambda: True) -> None:
         """Forget the waiting items and return when the thread has nothing left to do."""
         self._forget()
-        self.call(int)
+        self.call(int, wanted=wanted)
 
-    def stop(self, patience_s: float | None = None) -> bool:
-        """Drain and end the thread; return False if it is still at work after `patience_s`."""
+    def stop(self, patience_s: float | None = None, last: Callable[[], object] = int) -> bool:
+        """Drain, run `last` on the thread and end it; return False if `patience_s` is too short."""
         self._forget()
-        last = self._thread.submit(int)
+        future = self._thread.submit(last)
         self._thread.shutdown(wait=False)
         try:
-            last.result(patience_s)
+            future.result(patience_s)
         except TimeoutError:
             return False
         return True
