@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import NamedTuple
 
@@ -14,17 +15,20 @@ from numpy.typing import NDArray
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import Engine
 from rgbx_seg_ros.manifest import Manifest
+from rgbx_seg_ros.smoothing import MaskSmoother
 
 Image = NDArray[np.uint8]
+UNLABELED = 255  # the id of pixels that are not certain enough
 
 
 class Segmentation(NamedTuple):
     """One result at the size of the RGB image; the arrays are the receiver's to keep."""
 
-    label: Image  # (H, W) class ids
+    label: Image  # (H, W) class ids, UNLABELED where the confidence is below the threshold
     confidence: Image  # (H, W) 0..255 = probability of the chosen class
     engine_ms: float
     total_ms: float
+    resize_ms: float = 0.0  # of the total: to the network's size and back
 
 
 class Segmenter:
@@ -34,30 +38,49 @@ class Segmenter:
         """Take an open engine and the manifest of its bundle."""
         self.engine = engine
         self.manifest = manifest
+        size = (manifest.height, manifest.width)
+        self._rgb = np.empty((1, *size, 3), np.uint8)
+        self._aux = np.empty((1, *size, manifest.aux.channels), np.uint8)
+        self._masked = np.empty(size, np.uint8)
+        self._enlarge = Enlarger(size, size)
 
-    def __call__(self, rgb: Image, aux: Image) -> Segmentation:
+    def __call__(self, rgb: Image, aux: Image, min_confidence: float = 0.0,
+                 smoother: MaskSmoother | None = None, stamp_ns: int = 0) -> Segmentation:
         """Segment rgb uint8 (H, W, 3) with aux uint8 (h, w) or (h, w, C), as the manifest says.
 
-        Both show the same field of view; their sizes may differ.
+        Both show the same field of view; their sizes may differ. Pixels whose confidence, smoothed
+        if there is a `smoother`, is below `min_confidence` (0..1) become UNLABELED. `stamp_ns` is
+        the smoother's time.
         """
         began = time.perf_counter()
-        height, width = self.manifest.height, self.manifest.width
         channels = self.manifest.aux.channels
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
             raise RgbxSegError(f'rgb is {rgb.dtype} {rgb.shape}; expected uint8 (H, W, 3).')
         if aux.dtype != np.uint8 or (aux.shape[2] if aux.ndim == 3 else 1) != channels:
             raise RgbxSegError(f'aux is {aux.dtype} {aux.shape}; expected uint8 with {channels} '
                                'channels, as `thermal.to_uint8` gives it.')
-        small_rgb = np.ascontiguousarray(resize_to(rgb, height, width))[None]
-        small_aux = np.ascontiguousarray(resize_to(aux, height, width))
-        small_aux = small_aux.reshape(1, height, width, channels)
+        tensors = _to_tensor(rgb, self._rgb), _to_tensor(aux, self._aux)
         started = time.perf_counter()
-        label, confidence = self.engine(small_rgb, small_aux)
+        label, confidence = (array[0] for array in self.engine(*tensors))
         ended = time.perf_counter()
-        size = (rgb.shape[1], rgb.shape[0])
-        mask, sure = (_enlarge(array[0], size) for array in (label, confidence))
-        return Segmentation(mask, sure, (ended - started) * 1e3,
-                            (time.perf_counter() - began) * 1e3)
+        if smoother is not None:
+            label, confidence = smoother(label, confidence, stamp_ns)
+        label = self._unlabel(label, confidence, min_confidence)
+        decided = time.perf_counter()
+        if self._enlarge.size != rgb.shape[:2]:
+            self._enlarge = Enlarger(label.shape, rgb.shape[:2])
+        mask, sure = self._enlarge(label), self._enlarge(confidence)
+        now = time.perf_counter()
+        return Segmentation(mask, sure, (ended - started) * 1e3, (now - began) * 1e3,
+                            (started - began + now - decided) * 1e3)
+
+    def _unlabel(self, label: Image, confidence: Image, min_confidence: float) -> Image:
+        """Return the label with UNLABELED where it is not certain enough, in a buffer of ours."""
+        floor = math.ceil(round(min_confidence * 255, 6))  # the least confidence that is kept
+        if floor <= 0:
+            return label
+        cv2.threshold(confidence, floor - 1, UNLABELED, cv2.THRESH_BINARY_INV, self._masked)
+        return cv2.bitwise_or(label, self._masked, self._masked)  # all bits of 255 are ones
 
     def warm_up(self, runs: int) -> float:
         """Run `runs` black pairs; return the milliseconds of the last one."""
@@ -67,20 +90,68 @@ class Segmenter:
         return [self(rgb, aux).total_ms for _ in range(runs)][-1] if runs else 0.0
 
 
-def resize_to(image: Image, height: int, width: int) -> Image:
+def _to_tensor(image: Image, buffer: Image) -> Image:
+    """Return `image` as the engine's input (1, H, W, C): a view, or else resized into `buffer`."""
+    height, width = buffer.shape[1:3]
+    if image.shape[:2] == (height, width):
+        return np.ascontiguousarray(image).reshape(buffer.shape)
+    inside = buffer[0] if buffer.shape[3] > 1 else buffer[0, ..., 0]
+    resize_to(image, height, width, inside)
+    return buffer
+
+
+def resize_to(image: Image, height: int, width: int, out: Image | None = None) -> Image:
     """Return `image` at the network's size: by area when it shrinks, else bilinear.
 
     Training resizes with this function too, so that the robot sees what the network learned.
+    `out`, of that size, takes the result if there is anything to resize.
     """
     if image.shape[:2] == (height, width):
         return image
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)
+    return cv2.resize(image, (width, height), out, interpolation=method)
 
 
-def _enlarge(array: Image, size: tuple[int, int]) -> Image:
-    # Nearest, never blended: an id between two ids is a third class.
-    if (array.shape[1], array.shape[0]) == size:
-        return array.copy()
-    return cv2.resize(array, size, interpolation=cv2.INTER_NEAREST_EXACT)
+class Enlarger:
+    """Resizes uint8 (h, w) of one size to another by nearest: ids are never blended.
+
+    Every bit as cv2.INTER_NEAREST_EXACT does it, two to three times faster: a row that repeats is
+    copied as a whole.
+    """
+
+    def __init__(self, source: tuple[int, int], size: tuple[int, int]) -> None:
+        """Look up which row and which column of `source` (h, w) each one of `size` (H, W) shows."""
+        self.size = size
+        (height, width), (tall, wide) = source, size
+        self._whole = (tall // height, wide // width) if not (tall % height or wide % width) else ()
+        if not self._whole:
+            self._rows, self._columns = (_nearest(*lengths) for lengths in
+                                         ((height, tall), (width, wide)))
+            self._turned = np.empty((width, height), np.uint8)
+            self._turned_wide = np.empty((wide, height), np.uint8)
+        self._wide = np.empty((height, wide), np.uint8)
+
+    def __call__(self, array: Image) -> Image:
+        """Return `array` in the other size; always a new array."""
+        if self._whole == (1, 1):
+            return array.copy()
+        out = np.empty(self.size, np.uint8)
+        if self._whole:
+            down, across = self._whole
+            height, width = array.shape
+            cv2.merge([array] * across, self._wide.reshape(height, width, across))
+            out.reshape(height, down, self.size[1])[:] = self._wide[:, None]
+            return out
+        # take copies whole rows only along the first axis; hence columns are taken as rows. Its
+        # mode clip (no index is out of range) saves it a buffer.
+        cv2.transpose(array, self._turned)
+        np.take(self._turned, self._columns, 0, self._turned_wide, 'clip')
+        cv2.transpose(self._turned_wide, self._wide)
+        return np.take(self._wide, self._rows, 0, out, 'clip')
+
+
+def _nearest(length: int, wanted: int) -> NDArray[np.intp]:
+    """Return the index 0..length-1 that each of `wanted` pixels shows, as OpenCV chooses it."""
+    ramp = np.arange(length, dtype=np.uint16)[None]
+    return cv2.resize(ramp, (wanted, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0].astype(np.intp)

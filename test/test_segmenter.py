@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmenter and engine on the tiny model whose answer is known."""
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +11,8 @@ from bundles import THERMAL, expected, manifest, tiny_onnx, write_tiny_bundle
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import open_engine
 from rgbx_seg_ros.manifest import save_bundle
-from rgbx_seg_ros.segmenter import Segmenter, resize_to
+from rgbx_seg_ros.segmenter import Enlarger, Segmenter, resize_to
+from rgbx_seg_ros.smoothing import MaskSmoother
 
 
 def blocks(height: int, width: int, scale: int, seed: int, channels: int = 3) -> np.ndarray:
@@ -48,6 +50,71 @@ def test_shrinking_averages_and_equal_size_is_no_copy():
     image = np.array([[0, 100], [100, 200]], np.uint8)
     assert resize_to(image, 1, 1).tolist() == [[100]]
     assert resize_to(image, 2, 2) is image
+
+
+@pytest.mark.parametrize(('height', 'width', 'size'), [(30, 40, (48, 64)), (96, 128, (48, 64)),
+                                                       (48, 64, (48, 64)), (50, 70, (48, 64))])
+def test_the_engine_sees_what_training_resized_from_any_layout_and_of_every_frame(
+        height, width, size):
+    seen = []
+
+    def engine(rgb, aux):
+        seen.append((rgb.copy(), aux.copy()))
+        return np.zeros((1, 48, 64), np.uint8), np.zeros((1, 48, 64), np.uint8)
+
+    segmenter = Segmenter(engine, manifest())
+    rng = np.random.default_rng(3)
+    for _ in range(2):
+        padded = rng.integers(0, 256, (height, width + 5, 3), np.uint8)
+        padded.flags.writeable = False
+        rgb, aux = padded[:, :width], padded[:, :width, 1]
+        segmenter(rgb, aux[..., None])
+        got_rgb, got_aux = seen.pop()
+        assert (got_rgb[0] == resize_to(rgb.copy(), *size)).all()
+        assert (got_aux[0, ..., 0] == resize_to(aux.copy(), *size)).all()
+
+
+def test_enlarging_equals_opencvs_exact_nearest_at_any_size():
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        height, width, tall, wide = rng.integers(1, 120, 4).tolist()
+        if rng.random() < 0.3:
+            tall, wide = height * int(rng.integers(1, 6)), width * int(rng.integers(1, 6))
+        array = rng.integers(0, 256, (height, width), np.uint8)
+        exact = cv2.resize(array, (wide, tall), interpolation=cv2.INTER_NEAREST_EXACT)
+        assert (Enlarger((height, width), (tall, wide))(array) == exact).all()
+
+
+@pytest.mark.parametrize('min_confidence', [0.0, 0.2, 0.5, 0.6, 1.0])
+def test_pixels_below_the_threshold_are_unlabeled_and_keep_their_confidence(
+        tmp_path, min_confidence):
+    segmenter = Segmenter(*open_engine(write_tiny_bundle(tmp_path / 'b')))
+    rgb = blocks(48, 64, 2, 0)
+    aux = np.arange(48 * 64).reshape(48, 64).astype(np.uint8)
+    result = segmenter(rgb, aux, min_confidence)
+    small = expected(rgb[::2, ::2], aux)
+    small[aux / 255 < min_confidence] = 255
+    assert (result.label[::2, ::2] == small).all()
+    assert (result.confidence[::2, ::2] == aux).all()
+    assert (segmenter(rgb, aux).label[::2, ::2] == expected(rgb[::2, ::2], aux)).all()
+
+
+def test_the_threshold_holds_for_the_smoothed_confidence_and_leaves_the_smoother_alone():
+    frames = iter([(1, 200), (2, 100), (2, 90)])
+
+    def engine(rgb, aux):
+        label, confidence = next(frames)
+        return np.full((1, 48, 64), label, np.uint8), np.full((1, 48, 64), confidence, np.uint8)
+
+    segmenter, smoother = Segmenter(engine, manifest()), MaskSmoother(2.55)  # 100 levels a second
+    rgb, aux = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8)
+    results = [segmenter(rgb, aux, 0.6, smoother, 10**18 + second * 10**9)
+               for second in range(3)]
+    assert [int(r.confidence.max()) for r in results] == [200, 100, 90]
+    assert [int(r.label.max()) for r in results] == [1, 255, 255]
+    assert results[0].label.max() == 1  # its array is its own
+    assert (smoother(results[0].label * 0, results[0].confidence * 0, 10**18 + 2 * 10**9)[0]
+            == 2).all()
 
 
 @pytest.mark.parametrize(('rgb', 'aux', 'says'), [
