@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,7 +130,7 @@ def _check_keys(data: Any, known: tuple[str, ...], required: tuple[str, ...], pr
     _expect(isinstance(data, dict), prefix.rstrip('.') or 'the file', data, 'a mapping of keys')
     for key in data:
         good = key in known or (isinstance(key, str) and key.split('_')[0] in notes)
-        _expect(good, f'{prefix}{key}', 'an unknown key', 'one of ' + ', '.join(known))
+        _expect(good, f'{prefix}{key}'[:80], 'an unknown key', 'one of ' + ', '.join(known))
     for key in required:
         _expect(key in data, f'{prefix}{key}', 'missing', 'a value')
     if 'format' in required:
@@ -155,5 +156,6 @@ def _size(value: Any, key: str) -> tuple[int, int]:
 
 def _expect(good: bool, key: str, found: object, expected: str) -> None:
     if not good:
-        text = found if isinstance(found, str) else ' '.join(str(found)[:200].split())
+        # Of nested aliases in a small file, repr() alone could fill the memory.
+        text = found if isinstance(found, str) else reprlib.repr(found)
         raise RgbxSegError(f'{key} is {text[:80]}; expected {expected}.')

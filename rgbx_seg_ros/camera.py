@@ -74,7 +74,7 @@ MODELS: dict[str, tuple[Distortion, int, int]] = {
 class Camera:
     """Intrinsics of the raw image that arrives: its size in pixels, K row-major, D and its model.
 
-    An empty `d` is a pinhole. Raises RgbxSegError for what no image can be projected with.
+    Without `d` it is a pinhole. Raises RgbxSegError for what no image can be projected with.
     """
 
     width: int
@@ -99,7 +99,7 @@ class Camera:
         good = fx > 0 and fy > 0 and not skew and not zero and list(last) == [0, 0, 1]
         self._expect(good, f'has K = {list(self.k)}', '[fx, 0, cx, 0, fy, cy, 0, 0, 1]',
                      'calibrate the camera again')
-        if not any(self.d):
+        if self._is_ideal:
             return
         self._expect(self.model in MODELS, f'has the distortion model "{self.model}"',
                      ' or '.join(MODELS), 'rectify the image first (image_proc)')
@@ -173,9 +173,14 @@ class Camera:
         y[none] = np.nan
         return x, y
 
+    @property
+    def _is_ideal(self) -> bool:
+        # Without bending terms an equidistant lens still is none of a pinhole: r = f angle.
+        return not self.d or (self.model != 'equidistant' and not any(self.d))
+
     @cached_property
     def _distortion(self) -> tuple[Distortion, tuple[float, ...]]:
-        if not any(self.d):
+        if self._is_ideal:
             return ideal, ()
         formula, used, _ = MODELS[self.model]
         return formula, (*self.d, *[0.0] * used)[:used]

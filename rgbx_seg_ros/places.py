@@ -21,7 +21,7 @@ from rgbx_seg_ros.camera import FAR, Camera, Transform
 Array = NDArray[Any]
 Size = tuple[int, int]  # width, height
 
-DEPTH_COLUMNS = 320  # places computed per row and frame with depth
+DEPTH_COLUMNS = 214  # places computed per row and frame with depth: every third of 640 pixels
 
 
 class Flat:
@@ -103,7 +103,7 @@ class DepthPlaces:
     def __init__(self, rig: Rig, size: Size) -> None:
         """Compute once what no depth changes; `size` (width, height) is that of the maps."""
         self._rig, self._size = rig, size
-        self._grid = Grid(size, max(1, round(size[0] / DEPTH_COLUMNS)))
+        self._grid = Grid(size, -(-size[0] // DEPTH_COLUMNS))
         turned, nearness = rig.rays(self._grid.x, self._grid.y)
         self._turned = tuple(plane.astype(np.float32) for plane in turned)
         self._elsewhere = nearness.astype(np.float32)

@@ -34,6 +34,7 @@ Size = tuple[int, int]  # width, height
 MODES = ('none', 'homography', 'calibrated', 'depth')
 STEP = 4  # pixels between computed places; those between are interpolated, see docs
 OVERSAMPLING = 1.5  # places per aux pixel that keep its detail
+WORTH_GROWING = 0.7  # of the RGB image's width; remapping all of it costs less above
 MIN_COVERAGE = 0.2  # of the RGB image; below, the calibration is wrong rather than the rig odd
 MAX_STRETCH = 1.02  # of width against height
 
@@ -157,9 +158,9 @@ class Registration:
         places = self._model(rgb_size, aux_size, *setup).places(grid.x, grid.y)
         density = _density(*places, aux_size) / STEP
         if density >= 2:
-            aux_size = _divided(aux_size, int(density))
-        elif density <= 1 / (2 * OVERSAMPLING):
-            rgb_size = _divided(rgb_size, int(1 / (OVERSAMPLING * density)))
+            aux_size = _scaled(aux_size, 1 / int(density))
+        elif OVERSAMPLING * density < WORTH_GROWING:
+            rgb_size = _scaled(rgb_size, OVERSAMPLING * density)
             grid = Grid(rgb_size, STEP)
         model = self._model(rgb_size, aux_size, *setup)
         u, v = grid.expand(model.places(grid.x, grid.y))
@@ -215,8 +216,8 @@ def _density(u: Array, v: Array, aux_size: Size) -> float:
     return math.sqrt(float(np.median(area))) if area.size else float(STEP)
 
 
-def _divided(size: Size, divisor: int) -> Size:
-    return max(1, size[0] // divisor), max(1, size[1] // divisor)
+def _scaled(size: Size, factor: float) -> Size:
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def _checked(depth: Array) -> Array:

@@ -265,9 +265,9 @@ def test_homography_of_the_file_is_scaled_to_the_live_sizes(tmp_path, factor, rg
     result = setup.apply(image, (int(480 * rgb_scale), int(640 * rgb_scale)))
     if rgb_scale != 1:
         result = cv2.resize(result, (640, 480), interpolation=cv2.INTER_AREA)
-    seen = inside(here, RGB, REACH + 3)
+    seen = inside(here, RGB, 14)
     assert seen.sum() > 20
-    assert max(np.linalg.norm(centroid(result, p) - p) for p in here[seen]) < 0.2
+    assert max(np.linalg.norm(centroid(result, p, 12) - p) for p in here[seen]) < 0.2
 
 
 @pytest.mark.parametrize('channels', [(), (3,)])
