@@ -1,98 +1,89 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the node counts, and what it makes of the counts: diagnostics without ROS."""
+"""What the node counts of one camera pair, and when it has something to say: without ROS."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, deque
 from collections.abc import Mapping
-from enum import IntEnum
-from statistics import median
 from typing import NamedTuple
 
-import numpy as np
+from rgbx_seg_ros import remedies, statuses
+from rgbx_seg_ros.encodings import is_color, is_deep
+from rgbx_seg_ros.remedies import REMEDIES
+from rgbx_seg_ros.statuses import (
+    CLOCK_S,
+    Facts,
+    HealthConfig,
+    Interval,
+    Level,
+    Status,
+    Thresholds,
+    Timing,
+)
 
-STALE_S = 2.0  # without a frame for this long, a camera is gone rather than slow
+__all__ = ['REMEDIES', 'Facts', 'Health', 'HealthConfig', 'Level', 'Status', 'Timing']
+
 WINDOW = 300  # pairs that the percentiles look back on: 10 s at 30 Hz
-
-# Causes that someone can do something about: logged once, the first time they are counted.
-REMEDIES = {
-    'zero_stamp': 'a message came with a zero header stamp and cannot be paired; let the camera '
-                  'driver stamp its frames.',
-    'lost_on_wire': 'the middleware lost images on the way to this node; enlarge its buffers, for '
-                    'Fast DDS FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA on both sides.',
-    'replaced': 'a pair waited while the model was busy and was replaced by a newer one: the model '
-                'is slower than the cameras; the mask is as fresh as it can be.',
-    'late': 'a frame came after its turn and was skipped; if this goes on, look at the network.',
-    'duplicate': 'a frame came twice with one stamp; look for two publishers on one topic.',
-    'unpaired_rgb': 'an RGB frame found no aux frame within sync.max_skew; if the aux camera did '
-                    'not pause, compare the stamps of both and set sync.aux_offset.',
-    'unpaired_aux': 'an aux frame found no RGB frame within sync.max_skew; if the RGB camera did '
-                    'not pause, compare the stamps of both and set sync.aux_offset.',
-    'overflow': 'one stream came without the other until its queue was full; is the other camera '
-                'running?',
-    'backward_jump': 'the stamps jumped back (a looped bag or a restarted clock); pairing started '
-                     'anew.',
-}
-# Drops that are neither a fault nor a loss of masks.
-HARMLESS = ('surplus_rgb', 'surplus_aux', 'no_listener', 'disabled')
+CLOCK_REPORTS = 2  # in a row; one message may be an old one
 
 
-class Level(IntEnum):
-    """The levels of diagnostic_msgs/DiagnosticStatus."""
+class _Snapshot(NamedTuple):
+    """The counts at one report."""
 
-    OK = 0
-    WARN = 1
-    ERROR = 2
-    STALE = 3
-
-
-class Status(NamedTuple):
-    """One concern: how it is, in a sentence, and the values behind it."""
-
-    concern: str
-    level: Level
-    message: str
-    values: dict[str, str]
-
-
-class Timing(NamedTuple):
-    """One published pair in milliseconds, see SegmentationStats.msg."""
-
-    skew_ms: float
-    latency_ms: float
-    engine_ms: float
-    overhead_ms: float
-    decode_ms: float
-    postprocess_ms: float
-    wait_ms: float
+    now_ns: int
+    received: dict[str, int]
+    drops: Counter[str]
+    published: int
 
 
 class Health:
     """Counters since activation, fed by the executor's and the engine's thread."""
 
-    def __init__(self, now_ns: int) -> None:
-        """Start at zero; times are those of the node's clock, in nanoseconds."""
+    def __init__(self, now_ns: int, config: HealthConfig | None = None, name: str = '') -> None:
+        """Start at zero; times are those of the node's clock, in nanoseconds.
+
+        `name` is that of the camera pair, where there are several.
+        """
+        self.config = config or HealthConfig()
+        self.name = name
         self._lock = threading.Lock()
         self._received = Counter(rgb=0, aux=0)
         self._last_ns: dict[str, int] = {}
+        self._behind_ns: dict[str, int] = {}  # least clock - stamp since the last report
+        self._encodings: dict[str, str] = {}
         self._drops: Counter[str] = Counter()
+        self._streams: dict[str, set[str]] = {}  # cause -> streams or topics it was counted for
         self._published = 0
         self._timings: deque[Timing] = deque(maxlen=WINDOW)
-        self._told: set[str] = set()
-        self._before = (now_ns, Counter(self._received), Counter[str](), 0)
+        self._told: set[tuple[str, str]] = set()
+        self._thresholds = Thresholds()
+        self._history = deque([_Snapshot(now_ns, dict(self._received), Counter(), 0)],
+                              maxlen=statuses.WINDOW_REPORTS)
+        self._behind_s: dict[str, float] = {}  # at the last report
+        self._clock_reports = 0
 
-    def receive(self, stream: str, now_ns: int) -> None:
+    def receive(self, stream: str, now_ns: int, stamp_ns: int | None = None,
+                encoding: str = '') -> None:
         """Count one message of stream 'rgb' or 'aux', whatever its content."""
         with self._lock:
             self._received[stream] += 1
             self._last_ns[stream] = now_ns
+            if encoding:
+                self._encodings[stream] = encoding
+            if stamp_ns == 0:
+                self._streams.setdefault('zero_stamp', set()).add(stream)
+            elif stamp_ns is not None and now_ns > 0:  # simulated time is 0 until it starts
+                behind_ns = now_ns - stamp_ns
+                self._behind_ns[stream] = min(behind_ns, self._behind_ns.get(stream, behind_ns))
 
-    def drop(self, cause: str, count: int = 1) -> None:
-        """Count what was received and not published."""
+    def drop(self, cause: str, count: int = 1, stream: str = '') -> None:
+        """Count what was received and not published, and of which stream, if of one."""
         with self._lock:
             self._drops[cause] += count
+            if stream:
+                self._streams.setdefault(cause, set()).add(stream)
 
     def publish(self, timing: Timing) -> None:
         """Count one published pair."""
@@ -100,11 +91,11 @@ class Health:
             self._published += 1
             self._timings.append(timing)
 
-    def first(self, cause: str) -> bool:
-        """Return True the first time that `cause` is asked for."""
+    def first(self, cause: str, topic: str = '') -> bool:
+        """Return True the first time that `cause` is asked for, of this topic."""
         with self._lock:
-            new = cause not in self._told
-            self._told.add(cause)
+            new = (cause, topic) not in self._told
+            self._told.add((cause, topic))
             return new
 
     def counts(self, pairing: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int], int]:
@@ -113,68 +104,96 @@ class Health:
             drops = self._drops + Counter(dict(pairing))
             return dict(self._received), dict(drops), self._published
 
-    def untold(self, pairing: Mapping[str, int]) -> list[str]:
-        """Return a sentence for each known cause counted for the first time."""
-        counted = self.counts(pairing)[1]
-        return [REMEDIES[cause] for cause in counted if cause in REMEDIES and self.first(cause)]
+    def untold(self, pairing: Mapping[str, int], simulated: bool = False,
+               topics: Mapping[str, str] | None = None) -> list[str]:
+        """Return a sentence for each trouble that is new, once per cause and topic.
 
-    @staticmethod
-    def idle(state: str, fault: str) -> Status:
+        `topics` names those of 'rgb' and 'aux'. To be called after `statuses`.
+        """
+        topics = {'rgb': 'rgb', 'aux': 'aux', **(topics or {})}
+        drops = self.counts(pairing)[1]
+        with self._lock:
+            streams = {cause: sorted(names) for cause, names in self._streams.items()}
+        sentences = self._clock(simulated, topics, 'clock_disagreement' in drops)
+        for cause, count in drops.items():
+            if cause not in REMEDIES or count < remedies.TELL_FROM.get(cause, 1):
+                continue
+            for stream in streams.get(cause, ['']):
+                if self.first(cause, stream):
+                    topic = topics.get(stream, stream)
+                    sentences.append(f'{topic}: {REMEDIES[cause]}' if topic else REMEDIES[cause])
+        return sentences + self._swapped(topics)
+
+    def _clock(self, simulated: bool, topics: Mapping[str, str], unpaired: bool) -> list[str]:
+        behind_s, sentences = self._behind_s, []
+        if self._clock_reports < CLOCK_REPORTS and not unpaired:
+            return []
+        rgb_s, aux_s = behind_s.get('rgb'), behind_s.get('aux')
+        if rgb_s is not None and aux_s is not None and (
+                abs(rgb_s - aux_s) > CLOCK_S or unpaired):
+            if self.first('clock_disagreement'):
+                sentences.append(remedies.clocks_apart(topics['rgb'], topics['aux'], rgb_s - aux_s))
+            return sentences  # which of the two is off is told with it
+        off = [name for name, seconds in behind_s.items() if abs(seconds) > CLOCK_S]
+        if off and self.first('clock'):
+            both = ' and '.join(topics[name] for name in off)
+            sentences.append(remedies.clock_disagrees(both, behind_s[off[0]], simulated))
+        return sentences
+
+    def _swapped(self, topics: Mapping[str, str]) -> list[str]:
+        rgb, aux = (self._encodings.get(name, '') for name in ('rgb', 'aux'))
+        if is_deep(rgb) and is_color(aux) and self.first('swapped'):
+            return [remedies.swapped(topics['rgb'], rgb, topics['aux'], aux)]
+        return []
+
+    def idle(self, state: str, fault: str) -> Status:
         """Return the state of a node that is not active; `fault` says why, if it is one."""
         level = Level.ERROR if fault else Level.WARN
-        return Status('state', level, fault or state, {'state': state})
+        return self._named(Status('state', level, fault or state, {'state': state}))
 
-    def statuses(self, now_ns: int, pairing: Mapping[str, int]) -> list[Status]:
-        """Return the state of cameras, pairing and inference; rates, levels since the last call."""
+    def statuses(self, now_ns: int, pairing: Mapping[str, int],
+                 facts: Facts | None = None) -> list[Status]:
+        """Return the state of each concern of the pair; to be called once a second."""
+        facts = facts or Facts()
+        interval = self._interval(now_ns, pairing)
+        off = {name: behind_s for name, behind_s in interval.behind_s.items()
+               if abs(behind_s) > CLOCK_S}
+        self._clock_reports = self._clock_reports + 1 if off else 0
+        self._behind_s = interval.behind_s
+        given = (interval, facts, self.config, self._thresholds)
+        found = [statuses.cameras(*given), statuses.pairing(*given),
+                 statuses.registration(facts), statuses.inference(*given)]
+        return [self._named(status) for status in found if status is not None]
+
+    def _named(self, status: Status) -> Status:
+        return status._replace(concern=f'{self.name} {status.concern}'.lstrip())
+
+    def _interval(self, now_ns: int, pairing: Mapping[str, int]) -> Interval:
         received, drops, published = self.counts(pairing)
-        then_ns, received_then, drops_then, published_then = self._before
-        seconds = (now_ns - then_ns) / 1e9
-        self._before = (now_ns, Counter(received), Counter(drops), published)
-        fresh = Counter(drops) - drops_then
-        # Under simulated time the clock may stand still or jump back; then there is no rate.
-        rates = {name: (count - received_then[name]) / seconds if seconds > 0 else 0.0
-                 for name, count in received.items()}
-        rate = (published - published_then) / seconds if seconds > 0 else 0.0
+        now = _Snapshot(now_ns, received, Counter(drops), published)
+        history = self._history
+        if now_ns < history[-1].now_ns:  # simulated time jumped back: rates begin anew
+            history.clear()
+        last, oldest = (history[-1], history[0]) if history else (now, now)
+        recent_rates = _rates(oldest, now) if len(history) > 1 else None
+        if not history or now_ns > history[-1].now_ns:  # it may also stand still
+            history.append(now)
+        recent_published = published - oldest.published
         with self._lock:
             timings = list(self._timings)
-            ages = {name: (now_ns - self._last_ns[name]) / 1e9 if name in self._last_ns else None
-                    for name in received}
-        return [_cameras(received, rates, ages), _pairing(timings, drops, fresh),
-                _inference(timings, rate, published, fresh['engine'])]
+            behind_s = {name: ns / 1e9 for name, ns in self._behind_ns.items()}
+            self._behind_ns.clear()
+            ages_s = {name: (now_ns - self._last_ns[name]) / 1e9 if name in self._last_ns else None
+                      for name in received}
+        return Interval(
+            received, published, drops, _rates(last, now), recent_rates, now.drops - oldest.drops,
+            recent_published, ages_s, behind_s, timings,
+            timings[-recent_published:] if recent_published else [])
 
 
-def _cameras(received: dict[str, int], rates: dict[str, float],
-             ages: dict[str, float | None]) -> Status:
-    values = {}
-    for name in received:
-        age = ages[name]
-        values[f'{name} rate [Hz]'] = f'{rates[name]:.1f}'
-        values[f'{name} received'] = str(received[name])
-        values[f'{name} age [s]'] = 'never' if age is None else f'{age:.2f}'
-    # An age below zero: the clock jumped back, and nothing has come since.
-    gone = [name for name, age in ages.items() if age is None or not 0 <= age <= STALE_S]
-    if gone:
-        return Status('cameras', Level.STALE, f'no {" and no ".join(gone)} images', values)
-    return Status('cameras', Level.OK, 'both cameras deliver', values)
-
-
-def _pairing(timings: list[Timing], drops: dict[str, int], fresh: Counter[str]) -> Status:
-    values = {f'dropped: {cause}': str(count) for cause, count in sorted(drops.items())}
-    if timings:
-        values['skew p50 [ms]'] = f'{median(timing.skew_ms for timing in timings):.2f}'
-    # Of the whole time since activation, one frame lost at the start would warn for ever.
-    lost = sum(count for cause, count in fresh.items() if cause not in HARMLESS)
-    if lost:
-        return Status('pairing', Level.WARN, f'{lost} dropped since the last report', values)
-    return Status('pairing', Level.OK, 'nothing lost since the last report', values)
-
-
-def _inference(timings: list[Timing], rate: float, published: int, failed: int) -> Status:
-    values = {'rate [Hz]': f'{rate:.1f}', 'published': str(published)}
-    for name in ('latency', 'engine', 'overhead'):
-        times = [getattr(timing, f'{name}_ms') for timing in timings]
-        for percent in (50, 95) if times else ():
-            values[f'{name} p{percent} [ms]'] = f'{np.percentile(times, percent):.1f}'
-    if failed:
-        return Status('inference', Level.ERROR, f'{failed} pairs failed; the log tells why', values)
-    return Status('inference', Level.OK, f'{rate:.1f} masks a second', values)
+def _rates(then: _Snapshot, now: _Snapshot) -> dict[str, float]:
+    seconds = (now.now_ns - then.now_ns) / 1e9
+    if seconds <= 0:
+        return {'rgb': 0.0, 'aux': 0.0, 'published': 0.0}
+    rates = {name: (count - then.received[name]) / seconds for name, count in now.received.items()}
+    return rates | {'published': (now.published - then.published) / seconds}
