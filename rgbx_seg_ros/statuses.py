@@ -53,7 +53,10 @@ class Timing(NamedTuple):
     engine_ms: float
     overhead_ms: float
     decode_ms: float
-    postprocess_ms: float
+    thermal_ms: float
+    registration_ms: float
+    resize_ms: float
+    publish_ms: float
     wait_ms: float
 
 
@@ -252,12 +255,12 @@ def inference(interval: Interval, facts: Facts, config: HealthConfig,
     if facts.engine:
         values['engine'] = facts.engine
     if interval.timings:
-        table = np.array(interval.timings)  # (pairs, stages)
-        for name, column in zip(Timing._fields, table.T, strict=True):
-            if name == 'skew_ms':
-                continue
-            for percent in (50, 95):
-                values[f'{name[:-3]} p{percent} [ms]'] = f'{np.percentile(column, percent):.1f}'
+        stages = [name for name in Timing._fields if name.endswith('_ms') and name != 'skew_ms']
+        table = [[getattr(timing, name) for name in stages] for timing in interval.timings]
+        middle, high = np.percentile(table, (50, 95), axis=0)
+        for name, half, most in zip(stages, middle, high, strict=True):
+            values[f'{name[:-3]} p50 [ms]'] = f'{half:.1f}'
+            values[f'{name[:-3]} p95 [ms]'] = f'{most:.1f}'
     problems: list[Problem] = []
     if failed := interval.recent['engine']:
         problems.append((Level.ERROR, f'{failed} pairs failed; the log tells why'))

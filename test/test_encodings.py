@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from bags import noise
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rgbx_seg_ros.encodings import LAYOUTS, is_color, is_deep, refusal, unsuited
 from rgbx_seg_ros.images import ImageError, decode, to_rgb8
@@ -142,6 +144,22 @@ def test_sizes_that_opencv_would_refuse_or_leave_black_are_image_errors(encoding
     with pytest.raises(ImageError, match=f'{found}.*expected') as caught:
         decode(*size, encoding, 100, 0, bytes(100 * size[0] * 2))
     assert caught.value.cause == 'size'
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(LAYOUTS)), st.integers(1, 9), st.integers(1, 9), st.integers(0, 9),
+       st.booleans())
+def test_any_size_and_padding_becomes_a_picture_of_that_size_or_is_an_image_error(
+        encoding, height, width, padding, big):
+    layout = LAYOUTS[encoding]
+    step = width * layout.channels * np.dtype(layout.dtype).itemsize + padding
+    data = noise(1, int(height * layout.rows) * step, np.uint8).tobytes()
+    try:
+        made = decode(height, width, encoding, step, big, data)
+    except ImageError as error:
+        assert error.cause == 'size' and encoding.startswith(('bayer', 'uyvy', 'yu', 'nv'))
+    else:
+        assert made.shape in ((height, width), (height, width, 3)) and made.dtype.isnative
 
 
 def test_planes_are_counted_in_the_size_of_the_data():

@@ -196,7 +196,8 @@ def test_diagnostics_come_each_second_with_rates_and_drops(running):
     assert running.peer.until(lambda: len(heard) >= 3)
     assert 1.5 < time.monotonic() - began < 4.5
     status = {s.name: s for s in heard[-1].status}
-    assert status.keys() == {'segment: cameras', 'segment: pairing', 'segment: inference'}
+    assert status.keys() == {f'segment: {concern}' for concern in (
+        'cameras', 'pairing', 'inference', 'memory')}
     values = {v.key: v.value for v in status['segment: inference'].values}
     assert float(values['latency p95 [ms]']) >= float(values['latency p50 [ms]']) > 0
     assert status['segment: inference'].hardware_id.startswith('onnxruntime')
