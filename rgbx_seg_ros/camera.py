@@ -153,8 +153,8 @@ class Camera:
             formula, d = self._distortion
             x, y = formula(x, y, r2, d)
             u, v = x * self.k[0], y * self.k[4]
-        u += self.k[2]
-        v += self.k[5]
+            u += self.k[2]
+            v += self.k[5]
         for pixel in (u, v):
             np.copyto(pixel, FAR, where=hidden)
         return u, v

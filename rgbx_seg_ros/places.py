@@ -66,7 +66,8 @@ class Rig:
     def project(self, turned: tuple[Array, ...], nearness: Array) -> tuple[Array, Array]:
         """Return the aux pixels (u, v) of turned rays at an inverse depth, in their dtype."""
         offset = (float(value) for value in self._motion.translation)
-        x, y, z = (plane + nearness * t for plane, t in zip(turned, offset, strict=True))
+        with np.errstate(all='ignore'):  # a depth of next to nothing
+            x, y, z = (plane + nearness * t for plane, t in zip(turned, offset, strict=True))
         return self._aux.project(x, y, z)
 
     def places(self, x: Array, y: Array) -> tuple[Array, Array]:
@@ -115,7 +116,7 @@ class DepthPlaces:
         nearness = self._nearness
         depth.take(self._cells_of(depth.shape[1], depth.shape[0]), out=nearness, mode='clip')
         unknown = ~(nearness > 0)
-        with np.errstate(divide='ignore'):
+        with np.errstate(all='ignore'):
             np.divide(np.float32(1.0), nearness, out=nearness)
         np.copyto(nearness, self._elsewhere, where=unknown)
         return self._grid.expand(self._rig.project(self._turned, nearness))

@@ -32,7 +32,6 @@ Image = NDArray[np.uint8]
 Size = tuple[int, int]  # width, height
 
 MODES = ('none', 'homography', 'calibrated', 'depth')
-STEP = 4  # pixels between computed places; those between are interpolated, see docs
 OVERSAMPLING = 1.5  # places per aux pixel that keep its detail
 WORTH_GROWING = 0.7  # of the RGB image's width; remapping all of it costs less above
 MIN_COVERAGE = 0.2  # of the RGB image; below, the calibration is wrong rather than the rig odd
@@ -99,6 +98,11 @@ class Registration:
         """The share of RGB pixels (0..1) that the aux camera saw in the last frame's setup."""
         return self._plan.coverage if self._plan else 1.0
 
+    @property
+    def needs_extrinsics(self) -> bool:
+        """Whether `extrinsics` must be set, because no file has them."""
+        return self.config.mode in ('calibrated', 'depth') and self._file.motion is None
+
     def missing(self) -> str:
         """Return what `apply` waits for, in one sentence; '' when it is ready."""
         if self.config.mode in ('none', 'homography'):
@@ -120,48 +124,49 @@ class Registration:
                 f'expected at least {MIN_COVERAGE:.0%}; check the calibration (registration.file, '
                 'camera_info, /tf_static).')
 
-    def apply(self, aux: Image, rgb_size: tuple[int, int], depth: Array | None = None) -> Image:
+    def apply(self, aux: Image, rgb_size: tuple[int, int], depth: Array | None = None,
+              size: tuple[int, int] | None = None) -> Image:
         """Return aux uint8 (h, w) or (h, w, C) as (H, W) or (H, W, C), 0 where it sees nothing.
 
-        `rgb_size` is (H, W) of the RGB image, or of what it is resized to next (the network's
-        input): registering straight to that saves a resize. `depth` is float32 meters on the RGB
-        grid, of any size. The result is valid until the next call: consume or copy it. Mode none
-        returns `aux` itself. Raises RgbxSegError while something is missing.
+        `rgb_size` is (H, W) of the RGB image. `size`, if given, is the size of the result instead:
+        that of the network, to which the RGB image is resized as a whole, saves a resize. `depth`
+        is float32 meters on the RGB grid, of any size. The result is valid until the next call:
+        consume or copy it. Mode none returns `aux` itself. Raises RgbxSegError while something is
+        missing.
         """
         if self.config.mode == 'none':
             return aux
-        plan = self._planned((rgb_size[1], rgb_size[0]), (aux.shape[1], aux.shape[0]))
+        height, width = size or rgb_size
+        plan = self._planned(rgb_size[::-1], (width, height), (aux.shape[1], aux.shape[0]))
         aux = self._resized('aux', aux, plan.aux_size, cv2.INTER_AREA)
         maps = plan.maps if depth is None or plan.depth is None else plan.depth(_checked(depth))
         out = self._reused('out', maps[0].shape, aux)
         cv2.remap(aux, *maps, cv2.INTER_LINEAR, out)
-        return self._resized('rgb', out, (rgb_size[1], rgb_size[0]), cv2.INTER_LINEAR)
+        return self._resized('grown', out, (width, height), cv2.INTER_LINEAR)
 
     def _setup(self) -> tuple[Camera | None, Camera | None, Transform | None]:
         return (self._file.rgb or self.rgb_camera, self._file.aux or self.aux_camera,
                 self._file.motion or self.extrinsics)
 
-    def _planned(self, rgb_size: Size, aux_size: Size) -> Plan:
+    def _planned(self, rgb_size: Size, size: Size, aux_size: Size) -> Plan:
         setup = self._setup()
-        key = (rgb_size, aux_size, *setup)
+        key = (rgb_size, size, aux_size, *setup)
         if self._plan is None or key != self._key:
             if missing := self.missing():
                 raise RgbxSegError(missing)
-            self._plan = self._make(rgb_size, aux_size, *setup)
+            self._stretched = self._find_stretch(rgb_size, aux_size, *setup[:2])
+            self._plan = self._make(size, aux_size, *setup)
             self._key = key
         return self._plan
 
     def _make(self, rgb_size: Size, aux_size: Size, *setup: Any) -> Plan:
         """Compute the maps, at sizes that neither alias nor sample what holds no detail."""
-        self._stretched = self._find_stretch(rgb_size, aux_size, *setup[:2])
-        grid = Grid(rgb_size, STEP)
-        places = self._model(rgb_size, aux_size, *setup).places(grid.x, grid.y)
-        density = _density(*places, aux_size) / STEP
+        density = _density(self._model(rgb_size, aux_size, *setup), rgb_size, aux_size)
         if density >= 2:
             aux_size = _scaled(aux_size, 1 / int(density))
         elif OVERSAMPLING * density < WORTH_GROWING:
             rgb_size = _scaled(rgb_size, OVERSAMPLING * density)
-            grid = Grid(rgb_size, STEP)
+        grid = Grid(rgb_size, max(4, rgb_size[0] // 240))  # those between are interpolated
         model = self._model(rgb_size, aux_size, *setup)
         u, v = grid.expand(model.places(grid.x, grid.y))
         seen = np.ones(u.shape, bool)
@@ -207,13 +212,16 @@ class Registration:
         return self._memory[use]
 
 
-def _density(u: Array, v: Array, aux_size: Size) -> float:
-    """Return the median distance in the aux image, in pixels, of neighboring places in it."""
+def _density(model: Flat | Rig, rgb_size: Size, aux_size: Size) -> float:
+    """Return the median distance, in aux pixels, of the places of neighboring RGB pixels."""
+    step = 1 + max(rgb_size) // 40
+    grid = Grid(rgb_size, step)
+    u, v = model.places(grid.x, grid.y)
     ux, uy, vx, vy = (np.diff(a, axis=axis)[:a.shape[0] - 1, :a.shape[1] - 1]
                       for a in (u, v) for axis in (1, 0))
     seen = (u >= 0) & (u < aux_size[0]) & (v >= 0) & (v < aux_size[1])
     area = np.abs(ux * vy - uy * vx)[seen[:-1, :-1] & seen[1:, 1:]]
-    return math.sqrt(float(np.median(area))) if area.size else float(STEP)
+    return math.sqrt(float(np.median(area))) / step if area.size else 1.0
 
 
 def _scaled(size: Size, factor: float) -> Size:
