@@ -43,8 +43,8 @@ STATES = {
     'rgb_only': 'the aux camera is lost: masks are from RGB alone',
     'hold_rgb': 'the RGB camera is lost: each aux image is segmented with the last RGB image',
     'aux_only': 'the RGB camera is lost: masks are from aux alone',
-    'stopped': 'a camera is lost and degraded.aux_lost or degraded.rgb_lost is stop: no masks '
-               'until it is back',
+    'stopped': 'a camera is lost, and degraded.aux_lost or degraded.rgb_lost is stop, or hold and '
+               'degraded.max_hold is over: no masks until it is back',
 }
 FROZEN = ('the aux image does not change: the shutter (FFC) hangs, or the driver repeats a frame; '
           'restart the camera')
