@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgbx_seg_ros import RgbxSegError
@@ -99,6 +99,7 @@ def sensor_pixel(roi, binning, pixel):
     return columns.mean(), rows.mean()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(0, 100), st.integers(1, 8), st.integers(1, 8),
        st.integers(0, 49), st.integers(0, 39))
 def test_roi_then_binning_sees_what_the_sensor_sees_at_the_same_place(x0, y0, bx, by, x, y):
@@ -119,6 +120,7 @@ def test_no_roi_and_no_binning_is_the_sensor(binning, roi):
     assert hash(camera) == hash(Camera(640, 480, K, (), '', 'camera_optical'))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 4000), st.integers(1, 4000))
 def test_resized_camera_keeps_the_rays_of_the_corners(width, height):
     camera = Camera(640, 480, K)
@@ -157,6 +159,7 @@ numbers = st.floats(width=64)
 sides = st.integers(0, 2**32 - 1) | st.integers(0, 4000)
 
 
+@settings(deadline=None)
 @given(st.lists(numbers, min_size=9, max_size=9), st.lists(numbers, max_size=14),
        st.sampled_from(['', 'plumb_bob', 'rational_polynomial', 'equidistant', '\udcff']),
        st.lists(sides, min_size=8, max_size=8), st.booleans())
@@ -182,6 +185,7 @@ def test_quaternion_is_normalized():
     assert turn.translation.tolist() == [1, 2, 3]
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=3))
 def test_quaternion_turns_as_opencv_turns_by_the_same_angle(vector):
     angle = float(np.linalg.norm(vector))

@@ -376,6 +376,16 @@ def test_missing_names_what_it_waits_for_one_by_one():
     assert setup.missing() == ''
 
 
+def test_extrinsics_are_asked_of_tf_only_where_a_mode_and_its_file_leave_them_open(tmp_path):
+    file = tmp_path / 'rig.yaml'
+    file.write_text('{format: 1, plane: [0, 1, 0, 1.2]}')
+    assert not Registration(RegistrationConfig('none')).needs_extrinsics
+    assert Registration(RegistrationConfig('depth')).needs_extrinsics
+    assert Registration(RegistrationConfig('calibrated', file)).needs_extrinsics
+    file.write_text('{format: 1, translation: [0, 0, 0], quaternion: [0, 0, 0, 1]}')
+    assert not Registration(RegistrationConfig('calibrated', file)).needs_extrinsics
+
+
 def test_a_changed_camera_takes_effect_and_an_equal_one_costs_nothing():
     points = scatter()
     setup = registration(distance_m=2.0)

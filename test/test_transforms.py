@@ -4,7 +4,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgbx_seg_ros import RgbxSegError
@@ -42,6 +42,7 @@ def as_matrix(motion):
     return result
 
 
+@settings(max_examples=50, deadline=None)
 @given(trees(), st.data())
 def test_lookup_is_the_product_along_the_tree(edges, data):
     tree = Transforms()
@@ -94,6 +95,7 @@ def test_a_child_told_again_moves():
     assert tree.lookup('mast', 'rgb').translation.tolist() == [7, 0, 0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from('abcd'), st.sampled_from('abcd')), max_size=30))
 def test_contradicting_publishers_end_in_some_tree_or_loop_but_never_hang(edges):
     tree = Transforms()
