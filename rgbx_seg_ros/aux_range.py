@@ -71,8 +71,12 @@ def scale_to_uint8(raw: Array, low: float, high: float,
     gain = 255.0 / max(high - low, 1e-6)
     if raw.dtype == np.uint16 and low >= 0:
         # Saturating integer subtraction, then saturating scaling: no float image between.
-        above = work.get('above', raw.shape, np.uint16)
-        cv2.subtract(raw, (min(round(low), 65535),) * 4, dst=above)
+        floor = min(round(low), 65535)
+        if raw.shape[:2] == (4, 1):  # as a scalar is for OpenCV, which then refuses it
+            above = np.maximum(raw, np.uint16(floor)) - np.uint16(floor)
+        else:
+            above = work.get('above', raw.shape, np.uint16)
+            cv2.subtract(raw, (floor,) * 4, dst=above)
         return cv2.convertScaleAbs(above, dst=out, alpha=gain)
     scaled = work.get('scaled', raw.shape, np.float32)
     with np.errstate(over='ignore', invalid='ignore'):

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 CHECK_EVERY = 8  # frames
-FOUND_AFTER = 5  # checks in which the pixel stood out
-FORGOTTEN_AT = 0
+FOUND_AFTER = 10  # checks in which the pixel stood out: 80 frames
 WORST_SHARE = 0.002  # of all pixels; more of them are texture or noise, no defects
 SIGMAS = 8.0  # of the noise between neighbors
 RING = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], np.uint8)
@@ -50,13 +49,12 @@ class HotPixels:
         outstanding = _outstanding(raw)
         if np.count_nonzero(outstanding) > WORST_SHARE * raw.size:
             return
+        # Up by one, down by two: what flickers never gets there, what has moved on is forgotten.
         score = self._score
-        # Up by one, down by two: what flickers never gets there, what moves away is soon forgotten.
-        np.subtract(score, 2, out=score, where=score > 0)
-        np.add(score, 3, out=score, where=outstanding)
-        np.clip(score, 0, FOUND_AFTER + 3, out=score)
+        score += outstanding.view(np.int8) * np.int8(3) - np.int8(2)
+        np.clip(score, 0, FOUND_AFTER + 2, out=score)
         found = np.flatnonzero(score >= FOUND_AFTER)
-        kept = self.pixels[score.ravel()[self.pixels] > FORGOTTEN_AT]
+        kept = self.pixels[score.ravel()[self.pixels] > 0]
         pixels = np.union1d(found, kept)
         if not np.array_equal(pixels, self.pixels):
             self.pixels = pixels
@@ -73,7 +71,7 @@ def _outstanding(raw: Array) -> NDArray[np.bool_]:
     """Return where a pixel exceeds, or falls below, all its neighbors by far more than noise."""
     if raw.dtype == np.int16:
         raw = raw.view(np.uint16) ^ np.uint16(0x8000)  # same order; OpenCV has no int16 here
-    elif raw.dtype == np.float32 and not np.isfinite(raw.sum()):
+    elif raw.dtype == np.float32:
         raw = np.nan_to_num(raw, posinf=0.0, neginf=0.0)
     rows = raw[::8]
     right, left = (np.ascontiguousarray(rows[:, at:raw.shape[1] - 1 + at:3]) for at in (1, 0))

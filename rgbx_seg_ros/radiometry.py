@@ -108,6 +108,9 @@ class Radiometry:
         self._wanted = {'manifest': encoding, 'fixed': replace(
             encoding, range='fixed', low=config.low, high=config.high, unit='K', min_span=0.0),
         }.get(config.normalize, self._spread)
+        if self.preset and not self.preset.confirmed and self.preset.unit != 'counts':
+            tell('preset', f'The scale of aux.camera "{config.camera}" is not from its maker '
+                           f'({self.preset.source}); compare the camera with a thermometer once.')
         self.reset()
 
     def reset(self) -> None:
@@ -125,6 +128,8 @@ class Radiometry:
         """Return the range for this image, and the scale to read it by."""
         scale, wanted = self._scale(raw), self._wanted
         if wanted.range == 'percentile':
+            if wanted.min_span > 0 and scale.unit in TEMPERATURES and raw.dtype != np.float32:
+                self._fails(raw, flat, scale, wanted)  # its span in kelvin depends on the scale
             return wanted, scale
         if wanted.unit not in TEMPERATURES:
             return (wanted, scale) if wanted.unit == scale.unit else self._give_up(
@@ -136,9 +141,7 @@ class Radiometry:
             return self._give_up(f'The fixed range {wanted.low:g}..{wanted.high:g} {wanted.unit} '
                                  f'needs temperatures, but the aux camera gives {scale.unit}',
                                  scale)
-        if not self._plausible and not flat and self._fails(raw, scale, wanted):
-            return self._spread, scale
-        return wanted, scale
+        return (self._spread if self._fails(raw, flat, scale, wanted) else wanted), scale
 
     def _percentile_range(self) -> AuxEncoding:
         config, bundle = self.config, self.encoding
@@ -179,25 +182,31 @@ class Radiometry:
                                'aux.unit if they are not.')
         return self._unit
 
-    def _fails(self, raw: Array, scale: Scale, wanted: AuxEncoding) -> bool:
+    def _fails(self, raw: Array, flat: bool, scale: Scale, wanted: AuxEncoding) -> bool:
         """Tell whether the temperatures have been impossible for a while, as by a wrong scale."""
+        if self._plausible:
+            return False
         sample = sample_of(raw)
-        if sample.size == 0:
+        if flat or sample.size == 0:
             return self._implausible >= GIVE_UP_AFTER
         middle = percentiles(sample, (50.0,))[0]
         kelvin = to_kelvin(middle * scale.scale + scale.offset, scale.unit)
-        range_k = (to_kelvin(wanted.low, wanted.unit), to_kelvin(wanted.high, wanted.unit))
-        if PLAUSIBLE_K[0] <= kelvin <= PLAUSIBLE_K[1] or range_k[0] <= kelvin <= range_k[1]:
+        fixed = wanted.range == 'fixed'
+        if PLAUSIBLE_K[0] <= kelvin <= PLAUSIBLE_K[1] or (fixed and self._within(kelvin, wanted)):
             self._plausible = self._implausible == 0
             self._implausible = 0
             return False
         self._implausible += 1
         if self._implausible < GIVE_UP_AFTER:
             return False
+        cure = 'its percentiles replace the fixed range' if fixed else 'the scale is wrong'
         self._tell('implausible', f'By aux.camera "{self.config.camera}" the median of the aux '
-                                  f'image is {kelvin:.1f} K, so its own percentiles are used '
-                                  f'instead of the fixed range; {_advice(middle, raw)}.')
+                                  f'image is {kelvin:.1f} K, so {cure}; {_advice(middle, raw)}.')
         return True
+
+    @staticmethod
+    def _within(kelvin: float, wanted: AuxEncoding) -> bool:
+        return to_kelvin(wanted.low, wanted.unit) <= kelvin <= to_kelvin(wanted.high, wanted.unit)
 
     def _give_up(self, found: str, scale: Scale) -> tuple[AuxEncoding, Scale]:
         self._tell('range', f'{found}, so the percentiles {self._spread.low:g} and '

@@ -63,14 +63,14 @@ class AuxFrontEnd:
         """Prepare for one camera; `encoding` is the bundle's."""
         self.config = config or AuxConfig()
         self.channels = encoding.channels
+        self._told: set[str] = set()
+        self._notes: list[str] = []
         self._radiometry = Radiometry(encoding, self.config, self._tell)
         self._follower = Follower(self.config.smoothing_s)
         self._hot = HotPixels()
         self._color = FalseColor()
         self._clahe = cv2.createCLAHE(CLAHE_LIMIT, CLAHE_TILES)
         self._work = Workspace()
-        self._told: set[str] = set()
-        self._notes: list[str] = []
         self.reset()
 
     def reset(self) -> None:
