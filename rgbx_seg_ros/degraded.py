@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.sync import JUMP_NS, STREAMS, Pair, SyncConfig, open_pairer
+from rgbx_seg_ros.sync import JUMP_NS, OWN_POLICIES, STREAMS, Pair, SyncConfig, open_pairer
 from rgbx_seg_ros.sync_stream import Frame
 
 OTHER = {'rgb': 'aux', 'aux': 'rgb'}
@@ -97,6 +97,7 @@ class Feed:
         """Start with empty queues and counters at zero."""
         self.config = degraded or DegradedConfig()
         self.pairer = open_pairer(sync)
+        self.received: Counter[str] = Counter(dict.fromkeys(STREAMS, 0))
         self._policies = {'aux': self.config.aux_lost, 'rgb': self.config.rgb_lost}
         self._timeout = round(self.config.timeout_s * 1e9)
         self._max_hold = round(self.config.max_hold_s * 1e9)
@@ -110,11 +111,6 @@ class Feed:
         self._watches = {stream: _Watch() for stream in STREAMS}
         self._paired = False
         self._deadline = NEVER  # before this, no stream's time is over
-
-    @property
-    def received(self) -> Counter[str]:
-        """Return how many frames came, by stream."""
-        return self.pairer.received
 
     @property
     def drops(self) -> Counter[str]:
@@ -154,6 +150,7 @@ class Feed:
 
         `content`, the bytes of the image, is what tells a frozen camera.
         """
+        self.received[stream] += 1
         pairs = self._declare(arrival_ns)
         watch, other = self._watches[stream], self._watches[OTHER[stream]]
         if content is not None:
@@ -162,12 +159,12 @@ class Feed:
         if stamp_ns > 0 and (watch.last is None or stamp_ns != watch.last.stamp_ns):
             pairs += self._note(stream, frame)
         if watch.frozen and watch.lost_ns is not None and self.config.frozen_is_lost:
-            return pairs + self._refuse(stream, 'degraded')
+            self.drops['degraded'] += 1
+            return pairs
         if watch.floor_ns is not None and 0 < stamp_ns <= watch.floor_ns:
-            cause = 'duplicate' if stamp_ns == watch.floor_ns else 'late'
-            return pairs + self._refuse(stream, cause)
+            self.drops['duplicate' if stamp_ns == watch.floor_ns else 'late'] += 1
+            return pairs
         if self._is_alone(stream):
-            self.received[stream] += 1
             return pairs + self._emit_alone(stream, frame)
         lost = watch.lost_ns is not None or other.lost_ns is not None
         return pairs + self._pass(lost, self.pairer.add, stream, stamp_ns, arrival_ns, data)
@@ -203,11 +200,6 @@ class Feed:
         if policy == 'aux_only' and watch.last is None:
             return 'waiting'  # no header to answer with
         return 'stopped' if policy == 'stop' else policy
-
-    def _refuse(self, stream: str, cause: str) -> list[Pair]:
-        self.received[stream] += 1
-        self.drops[cause] += 1
-        return []
 
     def _note(self, stream: str, frame: Frame) -> list[Pair]:
         """Take a frame with a new stamp as a sign of life, unless its image is frozen."""
@@ -266,6 +258,10 @@ class Feed:
 
     def _lose(self, lost: str) -> list[Pair]:
         """Empty the pairer; return its last pairs, and the newest waiting frame by itself."""
+        if self.pairer.config.policy not in OWN_POLICIES:
+            self.pairer.reset()  # message_filters has nothing due, and tells not what waits
+            self._watches[OTHER[lost]].floor_ns = self._watches[OTHER[lost]].used_ns
+            return []
         before = dict(self.drops)
         pairs = self._mark(self.pairer.flush())
         waiting = self._blame(before)

@@ -165,6 +165,20 @@ def test_the_policy_latest_goes_on_with_rgb_alone_as_well():
     assert stamps == sorted(set(stamps))
 
 
+@pytest.mark.parametrize('policy', ['approximate_time', 'exact_time'])
+def test_message_filters_own_policies_go_on_with_rgb_alone_as_well(policy):
+    pytest.importorskip('message_filters', reason='message_filters is not installed')
+    feed = Feed(SyncConfig(policy=policy), DegradedConfig(aux_lost='rgb_only'))
+    aux = [e for e in camera('aux', 10, 0, 10) if not 3 <= (e.stamp_ns - START) / S < 7]
+    out = play(feed, camera('rgb', 30, 0, 10) + aux)
+    assert {pair.state for pair in between(out, 4.0, 6.99)} == {'rgb_only'}
+    assert {pair.state for pair in between(out, 7.05, 99)} == {'paired'}
+    rgb = [pair.rgb.stamp_ns for _, _, pair in out]
+    assert len(rgb) == len(set(rgb))
+    feed.flush()
+    assert len(rgb) + sum(1 for *_, pair in out if pair.aux) + feed.drops.total() == 300 + len(aux)
+
+
 def test_hold_pairs_each_frame_with_the_last_of_the_lost_stream_for_max_hold():
     feed = Feed(None, DegradedConfig(aux_lost='hold', max_hold_s=2.0))
     out = play(feed, cameras('aux', 3, 8))
