@@ -163,8 +163,8 @@ def describe(figures: dict[str, Any]) -> str:
     drops = ', '.join(f'{count} {cause}' for cause, count in figures['drops'].items()) or 'none'
     median, offset = figures['skew_ms']['signed_median'], figures['clock_offset_ms']
     return (f'{len(figures["pairs"])} pairs, {figures["us_per_message"]:.1f} us per message\n'
-            f'{table(rows)}\nmedian skew {_ms(median)} ms, clock offset {_ms(offset)} ms (aux - rgb)'
-            f'\nframes without a pair: {drops}')
+            f'{table(rows)}\nmedian skew {_ms(median)} ms, clock offset {_ms(offset)} ms '
+            f'(aux - rgb)\nframes without a pair: {drops}')
 
 
 HEADING = ['scenario', 'policy', 'pairs', 'mean skew ms', 'max skew ms', 'mean hold ms',

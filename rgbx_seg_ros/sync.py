@@ -21,11 +21,14 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.sync_nearest import WAIT, choose
 from rgbx_seg_ros.sync_stream import LAP, Frame, Stream
 
+__all__ = ['ANCHORS', 'POLICIES', 'STREAMS', 'Frame', 'Pair', 'Pairer', 'SyncConfig', 'open_pairer']
+
 STREAMS = ('rgb', 'aux')
 OWN_POLICIES = ('nearest', 'exact', 'latest')
 POLICIES = (*OWN_POLICIES, 'approximate_time', 'exact_time')  # the last two: message_filters
 ANCHORS = ('auto', *STREAMS)
 JUMP_NS = 1_000_000_000  # a stamp this far back is a restarted clock or a looped bag, not disorder
+PATIENCE_NS = 1_000_000_000  # a frame alone waits for a stream that is later than its own
 JOIN_NS = 500_000_000  # after a jump of one stream, the other one's must have come
 BEHIND = 3  # frames in a row behind the newest one are a jump, too
 SKEWS = 101  # pairs of which the median skew is told
@@ -140,7 +143,7 @@ class Pairer:
         if self._auto:
             self._choose_anchor()
         pairs = self._decide(arrival_ns)
-        self._bound()
+        self._bound(arrival_ns)
         return pairs
 
     def next_deadline_ns(self) -> int | None:
@@ -225,10 +228,7 @@ class Pairer:
     def _begin_lap(self, queue: Stream, lap: int, now: int) -> None:
         queue.begin_lap(lap, now)
         for frame in queue.behind:
-            if frame.arrival_ns + self._max_wait < now:
-                self.drops['late'] += 1
-            else:
-                self._insert(queue, frame)
+            self._insert(queue, frame)
         queue.behind.clear()
 
     def _choose_anchor(self) -> None:
@@ -285,8 +285,8 @@ class Pairer:
         rgb.drop_first(len(rgb.stamps))
         return pairs
 
-    def _bound(self) -> None:
-        """Discard the frames that no anchor can use any more, then the oldest of a full queue."""
+    def _bound(self, now: int) -> None:
+        """Discard the frames that no anchor can use any more, then the oldest if too many wait."""
         anchors, others, size = self._anchors, self._others, self.config.queue_size
         if others.stamps:
             oldest = anchors.stamps[0] if anchors.stamps else anchors.newest - anchors.disorder
@@ -294,6 +294,9 @@ class Pairer:
                 useless = bisect_left(others.stamps, oldest - self._max_skew)
                 self._discard(self._other, others.drop_first(useless))
         for queue in (anchors, others):
+            if queue.since and queue.since[0] < now - PATIENCE_NS:
+                stale = bisect_left(queue.since, now - PATIENCE_NS)
+                self._fail('overflow', queue.drop_first(stale))
             # Some at a time of a long queue: its rest is moved each time.
-            if len(queue.stamps) > size + (size >> 6):
-                self._fail('overflow', queue.drop_first(len(queue.stamps) - size))
+            elif len(queue.since) > size + (size >> 6):
+                self._fail('overflow', queue.drop_first(len(queue.since) - size))

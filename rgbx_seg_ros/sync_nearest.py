@@ -14,7 +14,7 @@ from bisect import bisect_left, bisect_right
 from rgbx_seg_ros.sync_stream import FAR, Stream
 
 NONE, WAIT = -1, -2
-SURE = 0.4  # of the other's period: near enough while the anchor's is not known
+SURE = 0.4  # of the one period known: near enough while the other is not
 GAIN = 0.99  # a partner expected this little nearer is not waited for
 
 
@@ -39,7 +39,7 @@ def _best(anchors: Stream, others: Stream, max_skew: int, forced: bool) -> int:
     anchor = anchors.stamps[0]
     if not stamps:
         return NONE if forced or others.newest > anchor + others.disorder + max_skew else WAIT
-    limit = min(max_skew, anchors.reach)
+    limit = min(max_skew, max(anchors.reach, others.reach))
     at = bisect_right(stamps, anchor)
     before = anchor - stamps[at - 1] if at else FAR
     if not before:
@@ -56,7 +56,8 @@ def _best(anchors: Stream, others: Stream, max_skew: int, forced: bool) -> int:
     distance = after if later else before
     if distance > limit:
         return NONE
-    if not (anchors.soonest or forced) and distance > SURE * max(anchors.period, others.period):
+    if not (forced or (anchors.soonest and others.soonest)) and (
+            distance > SURE * max(anchors.period, others.period)):
         return WAIT
     return at if later else at - 1
 
@@ -66,7 +67,7 @@ def _deadline(anchors: Stream, others: Stream, max_skew: int, max_wait: int) -> 
 
     Without such a pair there is none; an anchor alone waits as long as the queue has room.
     """
-    first = bisect_left(others.stamps, anchors.stamps[0] - min(max_skew, anchors.reach))
+    first = bisect_left(others.stamps, anchors.stamps[0] - max_skew)
     if first == len(others.since):
         return None
     return max(anchors.since[0], others.since[first]) + max_wait

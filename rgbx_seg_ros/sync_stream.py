@@ -79,6 +79,9 @@ class Stream:
         if delta > 0:
             self.newest = stamp
             self._learn(delta)
+            if self.disorder:
+                self._calm -= 1
+                self.disorder *= self._calm > 0
             self.stamps.append(stamp)
             self.frames.append(frame)
             self.since.append(since)
@@ -94,6 +97,8 @@ class Stream:
             if self.stamps[at] == stamp:
                 return 'duplicate'
             since = min(since, self.since[at])
+            if at:
+                self._relearn(stamp - self.stamps[at - 1], self.stamps[at] - stamp)
         self.stamps.insert(at, stamp)
         self.frames.insert(at, frame)
         self.since.insert(at, since)
@@ -101,10 +106,6 @@ class Stream:
 
     def _learn(self, delta: int) -> None:
         """Learn from the difference of two stamps how soon the next frame may come."""
-        if self.disorder:
-            self._calm -= 1
-            if not self._calm:
-                self.disorder = 0
         if delta >= LAP >> 1:
             return
         delta -= delta & 1023  # a microsecond is enough; the rounded stamps of a timer then repeat
@@ -122,6 +123,16 @@ class Stream:
         if last:
             self.soonest = ordered[last // 10]
             self.reach = int(HALF_PERIOD * self.period)
+
+    def _relearn(self, *deltas: int) -> None:
+        """Correct what was learned before the frame between two others came."""
+        whole = sum(deltas)
+        whole -= whole & 1023
+        if whole in self._deltas:
+            self._deltas.remove(whole)
+            self._sorted.remove(whole)
+        for delta in deltas:
+            self._learn(delta)
 
     def drop_first(self, count: int) -> int:
         """Remove the oldest frames and return how many."""
