@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from rgbx_seg_ros.aux_range import percentiles
+
 Array = NDArray[Any]
 
 CHECK_EVERY = 8  # frames
@@ -35,30 +37,38 @@ class HotPixels:
         """Forget all of them."""
         self.pixels: NDArray[np.intp] = np.empty(0, np.intp)  # flat indices
         self._neighbors: NDArray[np.intp] = np.empty((0, 9), np.intp)
-        self._score: NDArray[np.int8] | None = None
+        self._suspects: NDArray[np.intp] = np.empty(0, np.intp)
+        self._scores: NDArray[np.intp] = np.empty(0, np.intp)
+        self._shape: tuple[int, ...] = ()
         self._frames = 0
 
     def watch(self, raw: Array) -> None:
         """Look at a frame (H, W) as the camera gave it."""
-        if self._score is None or self._score.shape != raw.shape:
+        if self._shape != raw.shape:
             self.reset()
-            self._score = np.zeros(raw.shape, np.int8)
+            self._shape = raw.shape
         self._frames += 1
         if self._frames % CHECK_EVERY or min(raw.shape) < 3:
             return
-        outstanding = _outstanding(raw)
-        if np.count_nonzero(outstanding) > WORST_SHARE * raw.size:
-            return
+        outstanding = np.flatnonzero(_outstanding(raw))
+        if outstanding.size <= WORST_SHARE * raw.size:
+            self._judge(outstanding)
+
+    def _judge(self, outstanding: NDArray[np.intp]) -> None:
+        """Update the scores of all suspects, and with them the list of defects."""
+        suspects = np.union1d(self._suspects, outstanding)
+        scores = np.zeros(suspects.size, np.intp)
+        scores[np.searchsorted(suspects, self._suspects)] = self._scores
         # Up by one, down by two: what flickers never gets there, what has moved on is forgotten.
-        score = self._score
-        score += outstanding.view(np.int8) * np.int8(3) - np.int8(2)
-        np.clip(score, 0, FOUND_AFTER + 2, out=score)
-        found = np.flatnonzero(score >= FOUND_AFTER)
-        kept = self.pixels[score.ravel()[self.pixels] > 0]
-        pixels = np.union1d(found, kept)
+        scores -= 2
+        scores[np.searchsorted(suspects, outstanding)] += 3
+        left = scores > 0
+        self._suspects, self._scores = suspects[left], scores[left].clip(max=FOUND_AFTER + 2)
+        found = self._suspects[self._scores >= FOUND_AFTER]
+        pixels = np.union1d(found, np.intersect1d(self.pixels, self._suspects))
         if not np.array_equal(pixels, self.pixels):
             self.pixels = pixels
-            self._neighbors = _neighborhoods(pixels, raw.shape)
+            self._neighbors = _neighborhoods(pixels, self._shape)
 
     def repair(self, image: Array) -> None:
         """Put the median of their 3x3 neighborhoods (H, W) into the defect pixels, in place."""
@@ -76,11 +86,13 @@ def _outstanding(raw: Array) -> NDArray[np.bool_]:
     rows = raw[::8]
     right, left = (np.ascontiguousarray(rows[:, at:raw.shape[1] - 1 + at:3]) for at in (1, 0))
     steps = cv2.absdiff(right, left)
-    noise = float(np.median(steps)) * 1.4826 / 2 ** 0.5
-    least = SIGMAS * max(noise, 1e-6 if raw.dtype == np.float32 else 0.5)
+    noise = percentiles(steps.ravel(), (50.0,))[0] * 1.4826 / 2 ** 0.5
     above = cv2.subtract(raw, cv2.dilate(raw, RING))
     below = cv2.subtract(cv2.erode(raw, RING), raw)
-    return cv2.max(above, below) > least
+    if raw.dtype == np.float32:
+        return cv2.max(above, below) > np.float32(SIGMAS * max(noise, 1e-6))
+    limit = min(SIGMAS * max(noise, 0.5), np.iinfo(raw.dtype).max)
+    return cv2.max(above, below) > raw.dtype.type(limit)  # a float would turn the image into one
 
 
 def _neighborhoods(pixels: NDArray[np.intp], shape: tuple[int, ...]) -> NDArray[np.intp]:
