@@ -24,7 +24,9 @@ IN_ROS := $(IN_ENV) source $(ROS)/install/setup.bash &&
 PACKAGE_PARTS := CMakeLists.txt package.xml setup.cfg config launch msg rgbx_seg_ros sample
 # Installed as links: contents may change at will, only these names and these files need a build.
 INSTALLED_NAMES := $(sort $(shell find config launch rgbx_seg_ros sample -type f -not -name '*.pyc'))
-BUILT_FILES := CMakeLists.txt package.xml setup.cfg $(wildcard msg/*.msg) $(shell find test/vision_msgs -type f)
+# Message packages that PyPI lacks; their stand-ins are built where the real ones are missing.
+STAND_INS := vision_msgs tf2_msgs
+BUILT_FILES := CMakeLists.txt package.xml setup.cfg $(wildcard msg/*.msg) $(shell find $(STAND_INS:%=test/%) -type f)
 
 .PHONY: help demo test lint sample ros clean FORCE
 help:  ## list the targets
@@ -68,12 +70,12 @@ $(VENV)/.lint: requirements/lint.txt requirements/constraints.txt | $(VENV)/.dem
 	@touch $@
 
 # A workspace of links: CMake refuses include folders (NumPy's) that lie inside a source folder.
-# vision_msgs is not on PyPI; its stand-in is built where the real one is missing.
 $(ROS)/.built: $(VENV)/.demo $(ROS)/names $(BUILT_FILES)
 	@echo "make: building the ROS package with colcon in .venv/ros"
 	@mkdir -p $(ROS)/src/rgbx_seg
 	@ln -sfnt $(ROS)/src/rgbx_seg $(PACKAGE_PARTS:%=$(CURDIR)/%)
-	@$(VENV)/bin/python -c 'import vision_msgs' 2>/dev/null || ln -sfnt $(ROS)/src $(CURDIR)/test/vision_msgs
+	@for name in $(STAND_INS); do $(VENV)/bin/python -c "import $$name" 2>/dev/null \
+	  || ln -sfnt $(ROS)/src $(CURDIR)/test/$$name; done
 	@$(IN_ENV) cd $(ROS) && AMENT_PREFIX_PATH=$(VENV) CMAKE_PREFIX_PATH=$(VENV) colcon --log-level error build \
 	  --symlink-install --base-paths src --event-handlers console_stderr- \
 	  --cmake-args -DPython3_EXECUTABLE=$(VENV)/bin/python3 -DBUILD_TESTING=OFF --no-warn-unused-cli

@@ -19,7 +19,7 @@ from rgbx_seg.msg import SegmentationInfo, SegmentationStats
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from rgbx_seg_ros import cloud, images
+from rgbx_seg_ros import cloud, encodings, images
 from rgbx_seg_ros.camera import Camera
 from rgbx_seg_ros.engine import EngineInfo
 from rgbx_seg_ros.health import Timing
@@ -51,20 +51,40 @@ def stamp_ns(header: Header) -> int:
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
-def check(message: Image | CompressedImage) -> None:
-    """Raise images.ImageError if a raw image cannot be decoded; costs microseconds.
+def encoding(message: Image | CompressedImage) -> str:
+    """Return what an image says of its pixels: its encoding, or its format if compressed."""
+    return str(message.format if isinstance(message, CompressedImage) else message.encoding)
 
-    A compressed image shows its faults only when it is decompressed.
+
+def to_header(stamp: Time, frame_id: str) -> Header:
+    """Return a header of an image that stands in for another one."""
+    return Header(stamp=stamp, frame_id=frame_id)
+
+
+def to_transform(stamped: Any) -> tuple[str, str, list[float], list[float]]:
+    """Return parent, child, translation and quaternion (x, y, z, w) of a TransformStamped."""
+    move, turn = stamped.transform.translation, stamped.transform.rotation
+    return (stamped.header.frame_id, stamped.child_frame_id, [move.x, move.y, move.z],
+            [turn.x, turn.y, turn.z, turn.w])
+
+
+def check(stream: str, message: Image | CompressedImage) -> str:
+    """Raise images.ImageError if stream 'rgb' or 'aux' cannot use an image; costs microseconds.
+
+    Returns what is lost in a compressed one, in a sentence, or ''. Its other faults show only when
+    it is decompressed.
     """
-    if isinstance(message, Image):
-        images.check(message.height, message.width, message.encoding, message.step, message.data)
+    if isinstance(message, CompressedImage):
+        return images.lossy(message.format, message.data) if stream == 'aux' else ''
+    images.check(message.height, message.width, message.encoding, message.step, message.data)
+    if reason := encodings.unsuited(stream, message.encoding):
+        raise images.ImageError('encoding', reason)
+    return ''
 
 
 def to_rgb(message: Image | CompressedImage) -> NDArray[np.uint8]:
     """Return the pixels (H, W, 3) of the RGB camera; raises images.ImageError."""
-    compressed = isinstance(message, CompressedImage)
-    encoding = message.format if compressed else message.encoding
-    return images.to_rgb8(to_array(message), encoding)
+    return images.to_rgb8(to_array(message), encoding(message))
 
 
 def to_array(message: Image | CompressedImage) -> NDArray[Any]:
@@ -224,15 +244,16 @@ LATCHED: dict[str, Callable[[Manifest, EngineInfo, Time], Any]] = {
     'info': to_info, 'label_info': to_label_info}
 
 
-def to_stats(view: View, timing: Timing, manifest: Manifest,
+def to_stats(view: View, timing: Timing, state: str, manifest: Manifest,
              counts: tuple[dict[str, int], dict[str, int], int]) -> SegmentationStats:
-    """Return the numbers of one pair; `counts` as Health.counts gives them."""
+    """Return the numbers of one pair; `state` is sync.Pair's, `counts` as Health.counts gives."""
     received, drops, published = counts
     label, confidence = view.result.label, view.result.confidence
     # Exact, and twice as fast as numpy.bincount.
     histogram = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel() / label.size
     stats = SegmentationStats(header=view.header)
     stats.aux_stamp = view.aux_header.stamp
+    stats.state = state
     for name, value in timing._asdict().items():
         setattr(stats, name, value)
     stats.mean_confidence = cv2.mean(confidence)[0] / 255

@@ -1,22 +1,38 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""The node's parameters as one table, their validation, and the record the node runs by."""
+"""The node's parameters as one table, their validation, and the records the node runs by.
+
+With several camera pairs (`pairs: [front, rear]`), all but the first five parameters may be given
+for one pair with its name in front, `front.registration.file`; the plain one holds for the others.
+"""
 
 from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.degraded import AUX_LOST, RGB_LOST, DegradedConfig
 from rgbx_seg_ros.engine import BACKENDS
+from rgbx_seg_ros.health import HealthConfig
+from rgbx_seg_ros.pipeline import PipelineConfig
+from rgbx_seg_ros.radiometry import CAMERAS, FALSE_COLOR, NORMALIZE, UNITS, AuxConfig
+from rgbx_seg_ros.registration import MODES, RegistrationConfig
 from rgbx_seg_ros.sync import ANCHORS, POLICIES, SyncConfig
 
 ROS_PARAMETERS = ('use_sim_time', 'start_type_description_service')  # rclpy's own
 TRANSPORTS = ('raw', 'compressed')
+NODE_WIDE = ('bundle', 'backend', 'warmup', 'autostart', 'pairs')
+MAX_PAIRS = 16
+UNIT_SUFFIXES = ('', '_s', '_m', '_hz', '_mb')  # of a record's field; parameters leave it out
+
+Value = bool | int | float | str | list[str]
+Record = TypeVar('Record')
 
 
 @dataclass(frozen=True)
@@ -24,7 +40,7 @@ class Parameter:
     """One parameter of the node; `read_only` ones may change only while it is unconfigured."""
 
     name: str
-    default: bool | int | float | str
+    default: Value
     description: str  # one sentence, with the unit
     low: float | None = None
     high: float | None = None
@@ -39,6 +55,7 @@ PARAMETERS = (
     Parameter('warmup', 2, 'Inferences on black images before the node is configured [count].',
               0, 100),
     Parameter('autostart', True, 'Configure and activate without a lifecycle manager.'),
+    Parameter('pairs', [''], 'Names of the camera pairs; one without a name has no prefix.'),
     Parameter('rgb.transport', 'raw', 'raw: Image; compressed: CompressedImage on …/compressed.',
               choices=TRANSPORTS),
     Parameter('aux.transport', 'raw', 'raw: Image; compressed: CompressedImage on …/compressed.',
@@ -53,10 +70,68 @@ PARAMETERS = (
               0.0, 60.0),
     Parameter('sync.rgb_offset', 0.0, 'Added to RGB stamps for matching only [s].', -10.0, 10.0),
     Parameter('sync.aux_offset', 0.0, 'Added to aux stamps for matching only [s].', -10.0, 10.0),
+    Parameter('aux.camera', 'manifest', 'Aux camera by name: what its counts mean.',
+              choices=CAMERAS),
+    Parameter('aux.scale', 1.0, 'Camera custom: value per count [aux.unit].', 1e-6, 1e3),
+    Parameter('aux.offset', 0.0, 'Camera custom: value at count zero [aux.unit].', -1e4, 1e4),
+    Parameter('aux.unit', 'auto', 'Unit of float images, and of camera custom.', choices=UNITS),
+    Parameter('aux.normalize', 'manifest', 'How kelvin become 0..255.', choices=NORMALIZE),
+    Parameter('aux.low', 263.15, 'Normalize fixed: temperature that becomes 0 [K].', 0.0, 5e3),
+    Parameter('aux.high', 323.15, 'Normalize fixed: temperature that becomes 255 [K].', 0.0, 5e3),
+    Parameter('aux.low_percentile', 1.0, 'Normalize percentile, clahe: becomes 0 [%].', 0.0, 100.0),
+    Parameter('aux.high_percentile', 99.0, 'Normalize percentile, clahe: becomes 255 [%].',
+              0.0, 100.0),
+    Parameter('aux.smoothing', 0.0, 'Time constant of the percentiles, 0 = none [s].', 0.0, 60.0),
+    Parameter('aux.hot_pixels', False, 'Find defect pixels and replace them by their neighbors.'),
+    Parameter('aux.false_color', 'convert', 'What to do with a colored thermal image.',
+              choices=FALSE_COLOR),
+    Parameter('registration.mode', 'none', 'How aux is brought onto the RGB grid.', choices=MODES),
+    Parameter('registration.file', '', 'Homography or extrinsics, a YAML file.'),
+    Parameter('registration.distance', 5.0, 'Distance of the scene from the cameras [m].',
+              0.05, 1e5),
+    Parameter('degraded.aux_lost', 'stop', 'What to do without the aux camera.', choices=AUX_LOST),
+    Parameter('degraded.rgb_lost', 'stop', 'What to do without the RGB camera.', choices=RGB_LOST),
+    Parameter('degraded.timeout', 1.0, 'A camera silent for this long is lost [s].', 0.05, 60.0),
+    Parameter('degraded.max_hold', 5.0, 'Policy hold: longest use of the last frame [s].',
+              0.0, 600.0),
+    Parameter('degraded.frozen_after', 1.0, 'Equal images for this long are a frozen camera [s].',
+              0.0, 60.0),
+    Parameter('degraded.frozen_is_lost', False, 'Treat a frozen camera as a lost one.'),
+    Parameter('diagnostics.stale_after', 2.0, 'A camera silent for this long is STALE [s].',
+              0.05, 600.0),
+    Parameter('diagnostics.min_rgb_rate', 0.0, 'Below it WARN, 0 = off [Hz].', 0.0, 1e3),
+    Parameter('diagnostics.min_aux_rate', 0.0, 'Below it WARN, 0 = off [Hz].', 0.0, 1e3),
+    Parameter('diagnostics.warn_latency', 0.2, 'Latency p95 above it is a WARN [s].', 0.0, 60.0),
+    Parameter('diagnostics.error_latency', 1.0, 'Latency p95 above it is an ERROR [s].',
+              0.0, 60.0),
+    Parameter('diagnostics.warn_skew', 0.03, 'Median skew above it is a WARN [s].', 0.0, 10.0),
+    Parameter('diagnostics.warn_drops', 0.05, 'Share of frames lost that is a WARN [0..1].',
+              0.0, 1.0),
+    Parameter('diagnostics.error_drops', 0.5, 'Share of frames lost that is an ERROR [0..1].',
+              0.0, 1.0),
+    Parameter('diagnostics.warn_memory', 0.0, 'Resident memory above it is a WARN, 0 = off [MB].',
+              0.0, 1e6),
+    Parameter('confidence.threshold', 0.0, 'Pixels less sure than this become 255 [0..1].',
+              0.0, 1.0, read_only=False),
+    Parameter('mask.smoothing', 0.0, 'Time constant of the mask, 0 = none [s].', 0.0, 10.0,
+              read_only=False),
     Parameter('overlay.alpha', 0.6, 'Opacity of the classes in ~/overlay [0..1].', 0.0, 1.0,
               read_only=False),
 )
 _BY_NAME = {parameter.name: parameter for parameter in PARAMETERS}
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """What one camera pair reads from the parameters when the node is configured."""
+
+    name: str  # '' without a prefix
+    rgb_transport: str
+    aux_transport: str
+    sync: SyncConfig
+    degraded: DegradedConfig
+    pipeline: PipelineConfig
+    health: HealthConfig
 
 
 @dataclass(frozen=True)
@@ -66,24 +141,27 @@ class Settings:
     bundle: Path
     backend: str
     warmup: int
-    rgb_transport: str
-    aux_transport: str
-    sync: SyncConfig
+    pairs: tuple[PairSettings, ...]
 
 
-def check(name: str, value: Any) -> bool | int | float | str:
+def check(name: str, value: Any) -> Value:
     """Return `value` as the type of parameter `name`; whole numbers serve where reals do.
 
     Raises:
         RgbxSegError: the parameter is unknown, or the value has a wrong type or is out of range.
 
     """
-    parameter = _BY_NAME.get(name)
+    parameter = _find(name)
     if parameter is None:
         raise RgbxSegError(_unknown(name))
-    if isinstance(parameter.default, float) and type(value) is int:
+    default = parameter.default
+    if isinstance(default, float) and type(value) is int:
         value = float(value)
-    good = type(value) is type(parameter.default)
+    if isinstance(default, list):
+        value = list(value) if isinstance(value, (list, tuple)) else value
+        good = isinstance(value, list) and _are_pair_names(value)
+    else:
+        good = type(value) is type(default)
     if good and parameter.choices:
         good = value in parameter.choices
     if good and parameter.low is not None and parameter.high is not None:
@@ -91,6 +169,22 @@ def check(name: str, value: Any) -> bool | int | float | str:
     if not good:
         raise RgbxSegError(f'parameter {name} is {value!r}; expected {_expected(parameter)}.')
     return value
+
+
+def _find(name: str) -> Parameter | None:
+    """Return the parameter that `name` means, be it with the name of a camera pair in front."""
+    general = name.partition('.')[2]
+    if name not in _BY_NAME and general in _BY_NAME and general not in NODE_WIDE:
+        return _BY_NAME[general]
+    return _BY_NAME.get(name)
+
+
+def _are_pair_names(names: list[Any]) -> bool:
+    # They become parts of topic names and of parameter names.
+    reserved = {name.partition('.')[0] for name in _BY_NAME}
+    good = all(isinstance(name, str) and re.fullmatch('[a-z][a-z0-9_]*', name)
+               and name not in reserved for name in names)
+    return names == [''] or (0 < len(set(names)) == len(names) <= MAX_PAIRS and good)
 
 
 class Declared:
@@ -113,15 +207,21 @@ class Declared:
                 values[name] = check(name, value)
             except RgbxSegError as error:
                 self._refused[name] = str(error)
-        for parameter in PARAMETERS:
-            node.declare_parameter(parameter.name, values[parameter.name], describe(parameter),
+        self._names = list(values)
+        for name, value in values.items():
+            node.declare_parameter(name, value, describe(_find(name) or _BY_NAME[name]),
                                    ignore_override=True)
 
     def settings(self) -> Settings:
         """Return what the node is to run by; RgbxSegError if it was started with a wrong value."""
         for sentence in self._refused.values():
             raise RgbxSegError(sentence)
-        return read({p.name: self._node.get_parameter(p.name).value for p in PARAMETERS})
+        return read({name: self._node.get_parameter(name).value for name in self._names})
+
+    def value(self, name: str, pair: str) -> Any:
+        """Return the present value of a parameter for a camera pair."""
+        own = f'{pair}.{name}'
+        return self._node.get_parameter(own if own in self._names else name).value
 
     def change(self, changes: Mapping[str, Any], configured: bool) -> str:
         """Return why the node cannot take `changes`, name -> value; an empty text if it can."""
@@ -140,7 +240,8 @@ def why_not(changes: Mapping[str, Any], configured: bool) -> str:
             check(name, value)
         except RgbxSegError as error:
             return str(error)
-        if configured and _BY_NAME[name].read_only:
+        parameter = _find(name)
+        if configured and parameter is not None and parameter.read_only:
             return (f'parameter {name} cannot change while the node is configured; deactivate and '
                     'clean it up first.')
     return ''
@@ -151,11 +252,40 @@ def read(values: Mapping[str, Any]) -> Settings:
     if not values['bundle']:
         raise RgbxSegError('parameter bundle is empty; expected the folder of a bundle: set '
                            'bundle:=DIR in the launch file or -p bundle:=DIR.')
-    times = ('max_skew', 'max_wait', 'max_age', 'rgb_offset', 'aux_offset')
-    sync = SyncConfig(policy=values['sync.policy'], anchor=values['sync.anchor'],
-                      **{f'{name}_s': values[f'sync.{name}'] for name in times})
+    pairs = tuple(values['pairs'])
+    for name in values:
+        owner = name.partition('.')[0]
+        if name not in _BY_NAME and owner not in pairs:
+            raise RgbxSegError(f'parameter {name} is for the camera pair "{owner}", but pairs is '
+                               f'{list(pairs)}; add {owner} to pairs or remove it.')
     return Settings(Path(values['bundle']).expanduser(), values['backend'], values['warmup'],
-                    values['rgb.transport'], values['aux.transport'], sync)
+                    tuple(_read_pair(name, values) for name in pairs))
+
+
+def _read_pair(pair: str, values: Mapping[str, Any]) -> PairSettings:
+    own = {name: values.get(f'{pair}.{name}', values[name]) for name in _BY_NAME}
+    try:
+        pipeline = PipelineConfig(_record(AuxConfig, 'aux', own),
+                                  _record(RegistrationConfig, 'registration', own))
+        return PairSettings(pair, own['rgb.transport'], own['aux.transport'],
+                            _record(SyncConfig, 'sync', own),
+                            _record(DegradedConfig, 'degraded', own), pipeline,
+                            _record(HealthConfig, 'diagnostics', own))
+    except RgbxSegError as error:
+        raise RgbxSegError(f'camera pair {pair}: {error}' if pair else str(error)) from None
+
+
+def _record(kind: type[Record], group: str, values: Mapping[str, Any]) -> Record:
+    """Return a record whose fields are the parameters of `group`; its others keep their default."""
+    found = {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        for unit in UNIT_SUFFIXES:
+            name = f'{group}.{field.name.removesuffix(unit)}'
+            if field.name.endswith(unit) and name in values:
+                found[field.name] = values[name]
+    if 'file' in found:
+        found['file'] = Path(found['file']).expanduser() if found['file'] else None
+    return kind(**found)
 
 
 def _unknown(name: str) -> str:
@@ -167,6 +297,8 @@ def _unknown(name: str) -> str:
 def _expected(parameter: Parameter) -> str:
     if parameter.choices:
         return 'one of ' + ', '.join(parameter.choices)
+    if isinstance(parameter.default, list):
+        return f'at most {MAX_PAIRS} different names of lower-case letters, digits and _'
     words = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text'}
     bounds = '' if parameter.low is None else f' from {parameter.low} to {parameter.high}'
     return words[type(parameter.default)] + bounds

@@ -39,8 +39,9 @@ SECOND = 1_000_000_000
 STAMPS_NS = itertools.count(time.time_ns() - 3600 * SECOND, 2 * SECOND)
 
 SIZE = (90, 120)  # of the images: not the network's 48 x 64, not its aspect ratio
-# The default shared-memory segment of Fast DDS is smaller than an image.
-os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'LARGE_DATA')
+# The images of tests are small, and LARGE_DATA, which large ones need, sometimes hangs when a
+# participant is destroyed, see exit_guard.py.
+os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'DEFAULT')
 
 
 def free_domain() -> int:

@@ -14,6 +14,7 @@ pytest.importorskip('rgbx_seg.msg', reason='the ROS package is not built; run `m
 
 from builtin_interfaces.msg import Time
 from bundles import CLASSES, manifest
+from geometry_msgs.msg import Quaternion, TransformStamped, Vector3
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, RegionOfInterest
 from std_msgs.msg import Header
 
@@ -82,7 +83,7 @@ def test_image_of_a_slice_holds_only_the_slice():
 ])
 def test_pixels_come_back_as_a_view_of_the_message(encoding, pixels, step):
     message = image(pixels, encoding, step)
-    messages.check(message)
+    assert messages.check('aux', message) == ''
     found = messages.to_array(message)
     np.testing.assert_array_equal(found, pixels)
     assert found.dtype == pixels.dtype
@@ -102,8 +103,28 @@ def test_compressed_png_keeps_16_bits_and_color_order():
     for pixels, stored in ((thermal, thermal), (color, color[..., ::-1])):
         data = cv2.imencode('.png', stored)[1].tobytes()
         message = CompressedImage(header=HEADER, format='png', data=array.array('B', data))
-        messages.check(message)
+        assert messages.check('aux', message) == ''
         np.testing.assert_array_equal(messages.to_array(message), pixels)
+
+
+def test_image_that_its_stream_cannot_use_fails_the_check_and_a_lossy_one_is_told():
+    raw = image(noise(4, 6).astype(np.float32), '32FC1')
+    assert messages.check('aux', raw) == ''
+    with pytest.raises(ImageError, match='32FC1'):
+        messages.check('rgb', raw)
+    data = cv2.imencode('.jpg', noise(8, 8))[1].tobytes()
+    jpeg = CompressedImage(header=HEADER, format='mono8; jpeg compressed',
+                           data=array.array('B', data))
+    assert messages.check('rgb', jpeg) == ''
+    assert 'JPEG' in messages.check('aux', jpeg)
+
+
+def test_transform_keeps_its_frames_and_its_order():
+    stamped = TransformStamped(header=Header(frame_id='base'), child_frame_id='thermal')
+    stamped.transform.translation = Vector3(x=1.0, y=2.0, z=3.0)
+    stamped.transform.rotation = Quaternion(x=0.5, y=-0.5, z=0.5, w=-0.5)
+    assert messages.to_transform(stamped) == (
+        'base', 'thermal', [1, 2, 3], [0.5, -0.5, 0.5, -0.5])
 
 
 @pytest.mark.parametrize(('change', 'cause'), [
@@ -115,7 +136,7 @@ def test_malformed_image_fails_the_check_with_its_cause(change, cause):
     for field, value in change.items():
         setattr(message, field, value)
     with pytest.raises(ImageError) as error:
-        messages.check(message)
+        messages.check('rgb', message)
     assert error.value.cause == cause
 
 
@@ -258,13 +279,13 @@ def test_label_info_lists_ids_and_names():
 
 def test_stats_hold_times_counts_and_exact_fractions():
     shown = view()
-    numbers = {name: 0.5 + n for n, name in enumerate(Timing._fields) if name != 'state'}
-    timing = Timing(**numbers, **{name: 'paired' for name in Timing._fields if name == 'state'})
+    numbers = {name: 0.5 + n for n, name in enumerate(Timing._fields)}
+    timing = Timing(**numbers)
     counts = ({'rgb': 30, 'aux': 10}, {'late': 2, 'step': 1}, 9)
-    stats = messages.to_stats(shown, timing, manifest(), counts)
+    stats = messages.to_stats(shown, timing, 'rgb_only', manifest(), counts)
     assert stats.header == HEADER and stats.aux_stamp == AUX_HEADER.stamp
     assert {name: getattr(stats, name) for name in numbers} == pytest.approx(numbers, rel=1e-6)
-    assert getattr(stats, 'state', 'paired') == 'paired'
+    assert stats.state == 'rgb_only'
     expected = [np.mean(shown.result.label == info.id) for info in CLASSES]
     np.testing.assert_allclose(stats.class_fractions, expected, rtol=1e-6)
     assert stats.mean_confidence == pytest.approx(shown.result.confidence.mean() / 255)

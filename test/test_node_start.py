@@ -36,7 +36,9 @@ from robot import (
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
-from rgbx_seg_ros import node as node_module
+from rgbx_seg_ros import camera_pair
+from rgbx_seg_ros.parameters import PARAMETERS, read
+from rgbx_seg_ros.worker import open_segmenter
 
 
 @pytest.fixture
@@ -154,19 +156,25 @@ def test_simulated_time_rules_waits_and_latencies(tmp_path, domain):
         assert node.end(signal.SIGTERM) == 0
 
 
-def test_a_middleware_that_counts_no_losses_is_subscribed_to_all_the_same():
+def test_a_middleware_that_counts_no_losses_is_subscribed_to_all_the_same(tmp_path):
     made = {}
 
-    def create_subscription(kind, topic, callback, qos, event_callbacks=None):
+    def create(kind, topic, *_, event_callbacks=None):
         if event_callbacks is not None:
-            raise node_module.UnsupportedEventTypeError('no such event')
+            raise camera_pair.UnsupportedEventTypeError('no such event')
         made[topic] = kind
+        return SimpleNamespace(publish=print, topic_name=topic)
 
-    fake = SimpleNamespace(create_subscription=create_subscription, _inputs={}, _steady=None,
-                           _on_image=print, create_timer=lambda period, callback, clock: None)
-    loaded = SimpleNamespace(
-        settings=SimpleNamespace(rgb_transport='raw', aux_transport='compressed'),
-        segmenter=SimpleNamespace(manifest=SimpleNamespace(modality='depth')))
-    node_module.SegmentNode._subscribe(fake, loaded)
-    assert made['rgb/image_raw'] is Image
+    clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=0, to_msg=Time),
+                            ros_time_is_active=False)
+    node = SimpleNamespace(create_subscription=create, create_publisher=create,
+                           get_clock=lambda: clock)
+    bundle = write_tiny_bundle(tmp_path / 'bundle', modality='depth')
+    values = {p.name: p.default for p in PARAMETERS} | {
+        'bundle': str(bundle), 'backend': 'dummy', 'aux.transport': 'compressed'}
+    settings = read(values)
+    cameras = camera_pair.CameraPair(node, settings.pairs[0], open_segmenter(settings), None, None,
+                                     None)
+    cameras.activate()
+    assert made['~/mask'] is made['rgb/image_raw'] is Image
     assert made['depth/image_raw/compressed'] is CompressedImage

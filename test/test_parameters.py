@@ -8,7 +8,11 @@ import pytest
 import yaml
 
 from rgbx_seg_ros import RgbxSegError, parameters
+from rgbx_seg_ros.degraded import DegradedConfig
+from rgbx_seg_ros.health import HealthConfig
 from rgbx_seg_ros.parameters import PARAMETERS
+from rgbx_seg_ros.pipeline import PipelineConfig
+from rgbx_seg_ros.sync import SyncConfig
 
 CONFIG = Path(__file__).parent.parent / 'config' / 'segment.yaml'
 DEFAULTS = {parameter.name: parameter.default for parameter in PARAMETERS}
@@ -25,7 +29,7 @@ def flatten(tree, prefix=''):
 def test_config_file_lists_exactly_the_parameters_with_their_defaults():
     listed = dict(flatten(yaml.safe_load(CONFIG.read_text())['/**']['ros__parameters']))
     assert listed == DEFAULTS
-    assert {type(listed[name]) for name in listed} == {bool, int, float, str}
+    assert {type(listed[name]) for name in listed} == {bool, int, float, str, list}
     assert all(type(listed[name]) is type(DEFAULTS[name]) for name in listed)
 
 
@@ -85,11 +89,62 @@ def test_settings_hold_the_values_in_their_places():
     values = DEFAULTS | {'bundle': '/b', 'sync.max_skew': 0.01, 'sync.aux_offset': -0.02,
                          'sync.max_age': 0.3, 'aux.transport': 'compressed', 'warmup': 7}
     settings = parameters.read(values)
-    assert settings.bundle == Path('/b')
-    assert (settings.sync.max_skew_s, settings.sync.aux_offset_s, settings.sync.max_age_s,
-            settings.sync.rgb_offset_s) == (0.01, -0.02, 0.3, 0.0)
-    assert (settings.rgb_transport, settings.aux_transport) == ('raw', 'compressed')
-    assert settings.warmup == 7
+    assert (settings.bundle, settings.warmup) == (Path('/b'), 7)
+    (pair,) = settings.pairs
+    assert (pair.name, pair.rgb_transport, pair.aux_transport) == ('', 'raw', 'compressed')
+    assert (pair.sync.max_skew_s, pair.sync.aux_offset_s, pair.sync.max_age_s,
+            pair.sync.rgb_offset_s) == (0.01, -0.02, 0.3, 0.0)
+
+
+def test_defaults_are_those_of_the_records():
+    (pair,) = parameters.read(DEFAULTS | {'bundle': '/b'}).pairs
+    assert pair.sync == SyncConfig()
+    assert pair.degraded == DegradedConfig()
+    assert pair.pipeline == PipelineConfig()
+    assert pair.health == HealthConfig()
+
+
+def test_every_parameter_of_a_pair_reaches_its_record():
+    def changed(parameter):
+        default = parameter.default
+        if parameter.choices:
+            return next(choice for choice in reversed(parameter.choices) if choice != default)
+        if isinstance(default, bool):
+            return not default
+        return 'f' if default == '' else default * 0.9 + 0.01 if default else 0.5
+
+    general = [p for p in PARAMETERS if p.name not in parameters.NODE_WIDE and p.read_only]
+    before = parameters.read(DEFAULTS | {'bundle': '/b'}).pairs[0]
+    for parameter in general:
+        values = DEFAULTS | {'bundle': '/b', 'registration.file': '/f'}
+        values |= {'diagnostics.error_latency': 9.0} if parameter.name.endswith('latency') else {}
+        after = parameters.read(values | {parameter.name: changed(parameter)}).pairs[0]
+        assert after != parameters.read(values).pairs[0] or after != before, parameter.name
+
+
+def test_a_pair_s_own_parameter_goes_before_the_general_one():
+    values = DEFAULTS | {'bundle': '/b', 'pairs': ['front', 'rear'], 'sync.max_skew': 0.02,
+                         'front.sync.max_skew': 0.01, 'rear.aux.transport': 'compressed'}
+    front, rear = parameters.read(values).pairs
+    assert (front.name, front.sync.max_skew_s, front.aux_transport) == ('front', 0.01, 'raw')
+    assert (rear.name, rear.sync.max_skew_s, rear.aux_transport) == ('rear', 0.02, 'compressed')
+
+
+def test_parameters_of_a_pair_that_is_none_are_refused_by_name():
+    with pytest.raises(RgbxSegError, match='front.sync.max_skew .*"front".*rear'):
+        parameters.read(DEFAULTS | {'bundle': '/b', 'pairs': ['rear'],
+                                    'front.sync.max_skew': 0.01})
+    with pytest.raises(RgbxSegError, match='front.bundle is unknown'):
+        parameters.check('front.bundle', '/b')
+    with pytest.raises(RgbxSegError, match='camera pair rear: .*max_wait'):
+        parameters.read(DEFAULTS | {'bundle': '/b', 'pairs': ['rear'], 'rear.sync.max_wait': 1e3})
+
+
+@pytest.mark.parametrize('names', [
+    [], ['front', 'front'], ['Front'], ['a/b'], [''] * 2, ['sync'], ['x'] * 17, 'front', [1]])
+def test_names_of_pairs_that_cannot_be_topics_are_refused(names):
+    with pytest.raises(RgbxSegError, match='pairs is .*expected at most 16'):
+        parameters.check('pairs', names)
 
 
 def test_settings_without_a_bundle_say_how_to_give_one():
@@ -97,12 +152,13 @@ def test_settings_without_a_bundle_say_how_to_give_one():
         parameters.read(DEFAULTS)
 
 
-def test_configured_node_takes_only_the_opacity():
+def test_configured_node_takes_only_what_changes_pictures_and_masks():
     def why_not(configured=True, **changes):
         names = {name.replace('__', '.'): value for name, value in changes.items()}
         return parameters.why_not(names, configured)
 
     assert why_not(overlay__alpha=0.3) == why_not(use_sim_time=True) == ''
+    assert why_not(confidence__threshold=0.3, mask__smoothing=0.1, front__overlay__alpha=0) == ''
     assert why_not(configured=False, bundle='/b', overlay__alpha=1.0) == ''
     assert 'expected' in why_not(overlay__alpha=3.0)
     assert 'clean it up first' in why_not(overlay__alpha=0.3, bundle='/b')

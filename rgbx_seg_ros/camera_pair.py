@@ -1,0 +1,318 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""One RGB and one aux camera on the node: their topics, their pairs, and what becomes of them.
+
+The executor's thread receives and pairs images; the engine's thread processes the newest pair of
+each camera pair. Publishers live while the node is configured, subscriptions while it is active.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rgbx_seg.msg import SegmentationStats
+from sensor_msgs.msg import CameraInfo, Image
+
+from rgbx_seg_ros import RgbxSegError, messages, overlay
+from rgbx_seg_ros.cloud import depth_to_meters
+from rgbx_seg_ros.degraded import Feed
+from rgbx_seg_ros.diagnostics import Report
+from rgbx_seg_ros.health import Facts, Health, Timing
+from rgbx_seg_ros.images import ImageError
+from rgbx_seg_ros.parameters import PairSettings
+from rgbx_seg_ros.pipeline import Pipeline
+from rgbx_seg_ros.segmenter import Segmenter
+from rgbx_seg_ros.sync import STREAMS, Pair
+from rgbx_seg_ros.transforms import Transforms
+
+try:
+    from rclpy.event_handler import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+except ImportError:  # Humble
+    from rclpy.qos_event import (
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+        UnsupportedEventTypeError,
+    )
+
+SENSOR, RESULT = qos_profile_sensor_data, QoSProfile(depth=2)
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+DEPTH_TOPIC = 'depth_registered/image_rect'  # as depth_image_proc names it
+DEPTHS = 8  # frames of depth that wait for their RGB frame
+
+
+class Work(NamedTuple):
+    """A pair of images and the cameras it came from, on its way to the engine's thread."""
+
+    cameras: CameraPair
+    pair: Pair
+
+
+class CameraPair:
+    """The topics and the state of one pair of cameras on a node."""
+
+    def __init__(self, node: Any, settings: PairSettings, segmenter: Segmenter,
+                 value: Callable[[str], Any], offer: Callable[[Work], None],
+                 on_incompatible_qos: Callable[[str, bool, Any], None]) -> None:
+        """Advertise the results.
+
+        `value` gives the present value of a parameter, `offer` takes work for the engine, and
+        `on_incompatible_qos` the middleware's complaint about a topic: published or not, event.
+        """
+        self.settings = settings
+        self._node, self._value, self._offer = node, value, offer
+        self._on_incompatible_qos = on_incompatible_qos
+        self._prefix = f'{settings.name}/' if settings.name else ''
+        self._pipeline = Pipeline(segmenter, settings.pipeline)
+        self._palette = overlay.palette(segmenter.manifest.classes)
+        self._inputs: dict[str, Any] = {}  # stream, stream_info or depth -> subscription
+        self._infos: dict[str, CameraInfo] = {}  # stream -> its newest
+        self._used_infos: dict[str, CameraInfo] = {}
+        self._depths: deque[Image] = deque(maxlen=DEPTHS)
+        self._rgb_frame_id = ''
+        self._publishers: dict[str, Any] = {}
+        self._restart()
+        self._advertise()
+
+    # Lifecycle, on the executor's thread
+
+    def _restart(self) -> None:
+        self.feed = Feed(self.settings.sync, self.settings.degraded)
+        self.health = Health(now_ns(self._node), self.settings.health, self.settings.name)
+
+    def _advertise(self) -> None:
+        """Create the publishers, by topic below ~/, and publish the latched messages."""
+        kinds = {name: kind for name, (kind, _) in messages.OUTPUTS.items()}
+        for name, kind in (kinds | {'stats': SegmentationStats}).items():
+            self._publishers[name] = self._publisher(kind, name, RESULT)
+        stamp = self._node.get_clock().now().to_msg()
+        engine = self._pipeline.segmenter.engine.info
+        for name, to_message in messages.LATCHED.items():
+            message = to_message(self._pipeline.segmenter.manifest, engine, stamp)
+            if message is None:
+                self._node.get_logger().info(f'vision_msgs is not installed: no ~/{name}.')
+                continue
+            self._publishers[name] = self._publisher(type(message), name, LATCHED)
+            self._publishers[name].publish(message)
+
+    def activate(self) -> None:
+        """Subscribe, and count from zero."""
+        self._restart()
+        modality = self._pipeline.segmenter.manifest.modality
+        transports = (self.settings.rgb_transport, self.settings.aux_transport)
+        for stream, base, transport in zip(STREAMS, ('rgb', modality), transports, strict=True):
+            kind, suffix = messages.INPUTS[transport]
+            self._subscribe(kind, f'{base}/image_raw{suffix}', stream,
+                            partial(self._on_image, stream))
+            self._subscribe(CameraInfo, f'{base}/camera_info', f'{stream}_info',
+                            partial(self._infos.__setitem__, stream))
+
+    def deactivate(self) -> None:
+        """Unsubscribe; the work in hand goes on."""
+        while self._inputs:
+            self._node.destroy_subscription(self._inputs.popitem()[1])
+
+    def withdraw(self) -> None:
+        """Withdraw the topics."""
+        self.deactivate()
+        while self._publishers:
+            self._node.destroy_publisher(self._publishers.popitem()[1])
+
+    def _publisher(self, kind: type, name: str, qos: QoSProfile) -> Any:
+        topic = f'~/{self._prefix}{name}'
+        events = PublisherEventCallbacks(incompatible_qos=partial(self._on_mismatch, name, True))
+        try:
+            return self._node.create_publisher(kind, topic, qos, event_callbacks=events)
+        except UnsupportedEventTypeError:  # this middleware does not tell
+            return self._node.create_publisher(kind, topic, qos)
+
+    def _subscribe(self, kind: type, topic: str, name: str,
+                   callback: Callable[[Any], None]) -> None:
+        arguments = (kind, self._prefix + topic, callback, SENSOR)
+        events = SubscriptionEventCallbacks(
+            incompatible_qos=partial(self._on_mismatch, name, False),
+            message_lost=lambda event: self.health.drop(
+                'lost_on_wire' if name in STREAMS else 'lost_beside', event.total_count_change,
+                name))
+        try:
+            self._inputs[name] = self._node.create_subscription(*arguments, event_callbacks=events)
+        except UnsupportedEventTypeError:
+            self._inputs[name] = self._node.create_subscription(*arguments)
+
+    def _on_mismatch(self, name: str, publishing: bool, event: Any) -> None:
+        ends = self._publishers if publishing else self._inputs
+        if name in ends:
+            self._on_incompatible_qos(ends[name].topic_name, publishing, event)
+
+    # Images, on the executor's thread
+
+    def _on_image(self, stream: str, message: Any) -> None:
+        """Hand one image of stream 'rgb' or 'aux' over to the feed."""
+        stamp_ns = messages.stamp_ns(message.header)
+        self.health.receive(stream, now_ns(self._node), stamp_ns, messages.encoding(message))
+        try:
+            self._tell('lossy', stream, messages.check(stream, message))
+        except ImageError as error:
+            self._skip(error.cause, stream, str(error))
+            return
+        self._hand_over(self.feed.add(stream, stamp_ns, hold_ns(self._node), message, message.data))
+
+    def needs_extrinsics(self) -> bool:
+        """Return whether the registration takes extrinsics from /tf_static."""
+        return self._pipeline.registration.needs_extrinsics
+
+    def poll(self) -> None:
+        """Hand over the pairs whose frames have waited long enough."""
+        self._hand_over(self.feed.poll(hold_ns(self._node)))
+
+    def on_second(self, transforms: Transforms) -> None:
+        """Take the extrinsics of /tf_static, and depth images while someone needs them."""
+        registration = self._pipeline.registration
+        rgb, aux = registration.rgb_camera, registration.aux_camera
+        if rgb is not None and aux is not None:
+            registration.extrinsics = transforms.lookup(aux.frame_id, rgb.frame_id)
+        wanted = self.settings.pipeline.registration.mode == 'depth' or bool(
+            self._publishers['points'].get_subscription_count())
+        if wanted and self._inputs and 'depth' not in self._inputs:
+            self._subscribe(Image, DEPTH_TOPIC, 'depth', self._depths.append)
+        elif not wanted and 'depth' in self._inputs:
+            self._node.destroy_subscription(self._inputs.pop('depth'))
+            self._depths.clear()
+
+    def report(self, fault: str) -> Report:
+        """Return what the diagnostics tell; `fault` says why the node is not configured."""
+        registration, engine = self._pipeline.registration, self._pipeline.segmenter.engine.info
+        facts = Facts(self.feed.state, self.feed.frozen, self.feed.skew_median_ns,
+                      registration.config.mode, registration.missing(), registration.coverage)
+        return Report(self.health, self.feed.drops,
+                      [self._inputs[stream].topic_name for stream in STREAMS if self._inputs],
+                      fault, engine, facts, [*self._inputs.values(), *self._publishers.values()])
+
+    def _hand_over(self, pairs: list[Pair]) -> None:
+        for pair in pairs:
+            self._offer(Work(self, pair))
+
+    # Results, on the engine's thread
+
+    def process(self, pair: Pair) -> None:
+        """Serve one pair; whatever goes wrong with it, the next one comes."""
+        try:
+            self._segment(pair)
+        except ImageError as error:
+            self._skip(error.cause, '', f'an image of a pair cannot be used: {error}')
+        except Exception as error:  # an inference library may raise anything
+            if self._node.context.ok():  # after SIGINT there is nobody to publish to
+                kind = '' if isinstance(error, RgbxSegError) else f'{type(error).__name__}: '
+                self._skip('engine', '', f'a pair failed: {kind}{error}')
+
+    def _segment(self, pair: Pair) -> None:
+        """Segment one pair and publish what someone listens to."""
+        began = time.perf_counter()
+        wait_ms = (hold_ns(self._node) - max(f.arrival_ns for f in pair[:2] if f)) / 1e6
+        wanted = [name for name in (*messages.OUTPUTS, 'stats')
+                  if self._publishers[name].get_subscription_count()]
+        if not wanted:
+            self.health.drop('no_listener')
+            return
+        self._update_cameras()
+        if missing := self._pipeline.registration.missing():
+            self._skip('registration', '', missing)
+            return
+        rgb = messages.to_rgb(pair.rgb.data) if pair.rgb else None
+        aux = messages.to_array(pair.aux.data) if pair.aux else None
+        header = self._header(pair)
+        depth = self._depth(messages.stamp_ns(header))
+        decoded = time.perf_counter()
+        done = self._pipeline(
+            rgb, aux, messages.encoding(pair.aux.data) if pair.aux else '',
+            messages.stamp_ns(header), depth, self._value('confidence.threshold'),
+            self._value('mask.smoothing'))
+        segmented = time.perf_counter()
+        view = messages.View(
+            header, pair.aux.data.header if pair.aux else header, done.rgb, done.aux, done.result,
+            self._palette, self._value('overlay.alpha'), self._infos.get('rgb'), depth,
+            self._pipeline.registration.rgb_camera)
+        sent_ns = [self._publish(name, view) for name in wanted if name != 'stats']
+        ended = time.perf_counter()
+        result = done.result
+        mask_ns = sent_ns[0] if sent_ns else now_ns(self._node)
+        timing = Timing(
+            skew_ms=pair.skew_ns / 1e6,
+            latency_ms=(mask_ns - messages.stamp_ns(header)) / 1e6,
+            engine_ms=result.engine_ms, overhead_ms=(ended - began) * 1e3 - result.engine_ms,
+            decode_ms=(decoded - began) * 1e3, thermal_ms=done.thermal_ms,
+            registration_ms=done.registration_ms, resize_ms=result.resize_ms,
+            publish_ms=(ended - segmented) * 1e3, wait_ms=wait_ms)
+        self.health.publish(timing)
+        for note in (*self._pipeline.front_end.notes(), self._pipeline.registration.warning()):
+            self._tell(note, '', note)
+        if 'stats' in wanted:
+            self._publishers['stats'].publish(messages.to_stats(
+                view, timing, pair.state, self._pipeline.segmenter.manifest,
+                self.health.counts(self.feed.drops)))
+
+    def _header(self, pair: Pair) -> Any:
+        """Return the header of the mask: that of the RGB frame, bit for bit, if it is new."""
+        if pair.rgb is not None:
+            self._rgb_frame_id = pair.rgb.data.header.frame_id
+        if pair.rgb is not None and pair.state != 'hold_rgb':
+            return pair.rgb.data.header
+        return messages.to_header(pair.aux.data.header.stamp, self._rgb_frame_id)
+
+    def _update_cameras(self) -> None:
+        """Let the registration know of a camera_info that has changed."""
+        registration = self._pipeline.registration
+        for stream, message in list(self._infos.items()):
+            if message is self._used_infos.get(stream):
+                continue
+            self._used_infos[stream] = message
+            try:
+                camera = messages.to_camera(message)
+            except RgbxSegError as error:
+                camera = None  # what needs it will say that it waits
+                if registration.config.mode != 'none':
+                    self._tell('camera_info', f'{stream}_info', str(error))
+            setattr(registration, f'{stream}_camera', camera)
+
+    def _depth(self, stamp_ns: int) -> Any:
+        """Return the depth image nearest to the stamp as float32 meters (h, w), None if none is."""
+        depths = list(self._depths)
+        distances = [abs(messages.stamp_ns(depth.header) - stamp_ns) for depth in depths]
+        if not distances or min(distances) > self.settings.sync.max_skew_s * 1e9:
+            return None
+        return depth_to_meters(messages.to_array(depths[distances.index(min(distances))]))
+
+    def _publish(self, name: str, view: messages.View) -> int:
+        """Publish one output, if there is anything to say; return the time."""
+        if (message := messages.OUTPUTS[name][1](view)) is not None:
+            self._publishers[name].publish(message)
+        return now_ns(self._node)
+
+    def _skip(self, cause: str, stream: str, sentence: str) -> None:
+        """Count what cannot be used, and say why the first time."""
+        self.health.drop(cause, stream=stream)
+        self._tell(cause, stream, f'{sentence} Skipped; more of this kind are only counted.')
+
+    def _tell(self, cause: str, stream: str, sentence: str) -> None:
+        """Log a warning, once per cause and stream."""
+        if sentence and self.health.first(cause, stream):
+            topic = f'{self._inputs[stream].topic_name}: ' if stream in self._inputs else ''
+            self._node.get_logger().warning(f'{topic}{sentence}')
+
+
+def now_ns(node: Any) -> int:
+    """Return the time of the node's clock, simulated or not."""
+    return int(node.get_clock().now().nanoseconds)
+
+
+def hold_ns(node: Any) -> int:
+    """Return the time by which frames wait: simulated, or else one that no NTP step moves."""
+    return now_ns(node) if node.get_clock().ros_time_is_active else time.monotonic_ns()

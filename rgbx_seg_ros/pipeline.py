@@ -1,0 +1,95 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""The steps from two decoded images to a segmentation; the node and the bag evaluator share them.
+
+aux to uint8 as in training, aux onto the RGB grid, network, threshold and smoothing of the mask. A
+pipeline belongs to one camera pair, for it remembers: the range of the thermal image, the maps of
+the registration, the mask before.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rgbx_seg_ros.registration import Registration, RegistrationConfig
+from rgbx_seg_ros.segmenter import Segmentation, Segmenter
+from rgbx_seg_ros.smoothing import MaskSmoother
+from rgbx_seg_ros.thermal import AuxConfig, AuxFrontEnd
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """What a camera pair does with its images before the network."""
+
+    aux: AuxConfig = field(default_factory=AuxConfig)
+    registration: RegistrationConfig = field(default_factory=RegistrationConfig)
+
+
+class Processed(NamedTuple):
+    """One pair after all steps, and what they took."""
+
+    rgb: Image  # (H, W, 3)
+    aux: Image  # what the network sees, (h, w) or (h, w, C); valid until the next call
+    result: Segmentation
+    thermal_ms: float
+    registration_ms: float
+
+
+class Pipeline:
+    """Runs the pairs of two cameras. Not thread-safe: the engine's thread owns it."""
+
+    def __init__(self, segmenter: Segmenter, config: PipelineConfig | None = None) -> None:
+        """Take an open segmenter, which other pipelines may share."""
+        config, manifest = config or PipelineConfig(), segmenter.manifest
+        self.segmenter = segmenter
+        self.front_end = AuxFrontEnd(manifest.aux, config.aux)
+        self.registration = Registration(
+            replace(config.registration, aux_name=manifest.modality))
+        self._network_size = (manifest.height, manifest.width)
+        self._smoother: MaskSmoother | None = None
+        self._rgb_size = self._network_size
+
+    def __call__(self, rgb: Image | None, aux: NDArray[Any] | None, encoding: str, stamp_ns: int,
+                 depth: NDArray[np.float32] | None = None, min_confidence: float = 0.0,
+                 smoothing_s: float = 0.0) -> Processed:
+        """Segment RGB uint8 (H, W, 3) and raw aux (h, w) or (h, w, 3) as `images.decode` gives it.
+
+        A lost camera is None: the network gets zeros in its place, as training's dropout has them.
+        `encoding` is that of the aux message, `depth` float32 (H, W) in meters on the RGB grid.
+        """
+        began = time.perf_counter()
+        if rgb is None:
+            rgb = np.zeros((*self._rgb_size, 3), np.uint8)
+        self._rgb_size = rgb.shape[:2]
+        if aux is None:
+            channels = self.segmenter.manifest.aux.channels
+            aux = np.zeros((*self._network_size, channels)[:2 if channels == 1 else 3], np.uint8)
+            normalized = registered = time.perf_counter()
+        else:
+            aux = self.front_end(aux, encoding, stamp_ns)
+            normalized = time.perf_counter()
+            # Straight to the network's size: three times cheaper than onto the whole RGB grid.
+            aux = self.registration.apply(aux, self._rgb_size, depth, self._network_size)
+            registered = time.perf_counter()
+        result = self.segmenter(rgb, aux, min_confidence, self._smoothing(smoothing_s), stamp_ns)
+        return Processed(rgb, aux, result, (normalized - began) * 1e3,
+                         (registered - normalized) * 1e3)
+
+    def reset(self) -> None:
+        """Forget all earlier images, as after a jump of the clock."""
+        self.front_end.reset()
+        self._smoother = None
+
+    def _smoothing(self, time_constant_s: float) -> MaskSmoother | None:
+        if time_constant_s <= 0:
+            self._smoother = None
+        elif self._smoother is None or self._smoother.time_constant_s != time_constant_s:
+            self._smoother = MaskSmoother(time_constant_s)
+        return self._smoother
