@@ -31,6 +31,7 @@ JUMP_NS = 1_000_000_000  # a stamp this far back is a restarted clock or a loope
 PATIENCE_NS = 1_000_000_000  # a frame alone waits for a stream that is later than its own
 JOIN_NS = 500_000_000  # after a jump of one stream, the other one's must have come
 BEHIND = 3  # frames in a row behind the newest one are a jump, too
+SPARE = 8  # of the faster stream's frames, more are searched for useless ones
 SKEWS = 101  # pairs of which the median skew is told
 APART = 10  # anchors in a row without a partner let doubt the clocks
 
@@ -99,7 +100,7 @@ class Pairer:
         self._max_skew = 0 if self.config.policy == 'exact' else self._skew_near
         self._max_wait = round(self.config.max_wait_s * 1e9)
         self._horizon = min(JUMP_NS, self._skew_near + self._max_wait)
-        self._auto = self.config.anchor == 'auto'
+        self._latest = self.config.policy == 'latest'
         self._set_anchor('rgb' if self.config.anchor == 'rgb' else 'aux')
         self._deadline: int | None = None
         self._alone = 0  # anchors without a partner since the last pair
@@ -137,12 +138,15 @@ class Pairer:
             if own.behind:
                 self._count('late', len(own.behind))
                 own.behind.clear()
-            self._insert(own, frame)
-        if self.config.policy == 'latest':
+            refused = own.insert(frame)
+            if refused:
+                self.drops[refused] += 1
+        if self._latest:
             return self._pair_with_latest()
-        if self._auto:
+        if own.period != own.period_used:
+            own.period_used = own.period
             self._choose_anchor()
-        pairs = self._decide(arrival_ns)
+        pairs = self._decide(arrival_ns) if self._anchors.stamps else []
         self._bound(arrival_ns)
         return pairs
 
@@ -158,7 +162,7 @@ class Pairer:
 
     def flush(self) -> list[Pair]:
         """Return the pairs that are left at the end of a bag; nothing more will arrive."""
-        pairs = [] if self.config.policy == 'latest' else self._decide(None)
+        pairs = [] if self._latest else self._decide(None)
         for name, queue in (('rgb', self._rgb), ('aux', self._aux)):
             self._count('late', len(queue.behind))
             queue.behind.clear()
@@ -196,11 +200,6 @@ class Pairer:
             cause = 'clock_disagreement'
         self._count(cause, count)
 
-    def _insert(self, queue: Stream, frame: Frame) -> None:
-        refused = queue.insert(frame)
-        if refused:
-            self.drops[refused] += 1
-
     def _join(self, own: Stream, other: Stream, frame: Frame) -> None:
         """Follow the other stream into its lap where this one has not jumped and will not."""
         distance = abs(frame.stamp_ns + own.offset_ns - (other.newest - other.lap * LAP))
@@ -228,11 +227,14 @@ class Pairer:
     def _begin_lap(self, queue: Stream, lap: int, now: int) -> None:
         queue.begin_lap(lap, now)
         for frame in queue.behind:
-            self._insert(queue, frame)
+            refused = queue.insert(frame)
+            self._count(refused, bool(refused))
         queue.behind.clear()
 
     def _choose_anchor(self) -> None:
         rgb, aux = self._rgb.period, self._aux.period
+        if self.config.anchor != 'auto':
+            return
         # A clear difference only: streams of one rate would swap roles with every jitter.
         if 4 * rgb > 5 * aux > 0:
             self._set_anchor('rgb')
@@ -258,11 +260,13 @@ class Pairer:
                 self._discard(self._anchor, anchors.drop_first(1))
                 continue
             anchors.used, others.used = anchors.stamps[0], others.stamps[best]
-            frames = anchors.frames[0], others.frames[best]
+            first, second = anchors.frames[0], others.frames[best]
             anchors.drop_first(1)
             others.drop_first(best + 1)
-            self._discard(self._other, best)
-            pairs.append(self._pair(*(frames if self._anchor == 'rgb' else frames[::-1])))
+            if best:
+                self._discard(self._other, best)
+            pairs.append(self._pair(second, first) if self._other == 'rgb' else
+                         self._pair(first, second))
         return pairs
 
     def _pair(self, rgb: Frame, aux: Frame) -> Pair:
@@ -287,16 +291,15 @@ class Pairer:
 
     def _bound(self, now: int) -> None:
         """Discard the frames that no anchor can use any more, then the oldest if too many wait."""
-        anchors, others, size = self._anchors, self._others, self.config.queue_size
-        if others.stamps:
-            oldest = anchors.stamps[0] if anchors.stamps else anchors.newest - anchors.disorder
-            if others.stamps[0] < oldest - self._max_skew:
-                useless = bisect_left(others.stamps, oldest - self._max_skew)
-                self._discard(self._other, others.drop_first(useless))
+        anchors, others = self._anchors, self._others
+        if len(others.stamps) > SPARE:
+            oldest = (anchors.stamps[0] if anchors.stamps else
+                      anchors.newest - anchors.disorder) - self._max_skew
+            self._discard(self._other, others.drop_first(bisect_left(others.stamps, oldest)))
         for queue in (anchors, others):
-            if queue.since and queue.since[0] < now - PATIENCE_NS:
-                stale = bisect_left(queue.since, now - PATIENCE_NS)
-                self._fail('overflow', queue.drop_first(stale))
-            # Some at a time of a long queue: its rest is moved each time.
-            elif len(queue.since) > size + (size >> 6):
-                self._fail('overflow', queue.drop_first(len(queue.since) - size))
+            if queue.since:
+                stale = queue.since[0] < now - PATIENCE_NS
+                excess = len(queue.since) - self.config.queue_size
+                if stale or excess > 0:
+                    stale = stale and bisect_left(queue.since, now - PATIENCE_NS)
+                    self._fail('overflow', queue.drop_first(max(stale, excess)))

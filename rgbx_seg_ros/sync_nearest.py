@@ -27,6 +27,8 @@ def choose(anchors: Stream, others: Stream, max_skew: int, max_wait: int,
     best = _best(anchors, others, max_skew, now is None)
     if best != WAIT:
         return best, None
+    if not others.stamps:
+        return WAIT, None
     deadline = _deadline(anchors, others, max_skew, max_wait)
     if now is None or deadline is None or now < deadline:
         return WAIT, deadline
@@ -39,13 +41,16 @@ def _best(anchors: Stream, others: Stream, max_skew: int, forced: bool) -> int:
     anchor = anchors.stamps[0]
     if not stamps:
         return NONE if forced or others.newest > anchor + others.disorder + max_skew else WAIT
-    limit = min(max_skew, max(anchors.reach, others.reach))
+    reach = anchors.reach if anchors.reach > others.reach else others.reach
+    limit = reach if reach < max_skew else max_skew
     at = bisect_right(stamps, anchor)
     before = anchor - stamps[at - 1] if at else FAR
     if not before:
         return at - 1
     after = stamps[at] - anchor if at < len(stamps) else FAR
-    if not forced and not _complete(anchors, others, before, after, limit):
+    orderly = not (anchors.disorder or others.disorder)
+    if not (forced or (orderly and others.newest >= anchor)
+            or _complete(anchors, others, before, after, limit)):
         return WAIT
     later = after < before and after <= limit
     if later:

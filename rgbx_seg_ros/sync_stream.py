@@ -35,12 +35,13 @@ class Stream:
 
     __slots__ = ('_calm', '_deltas', '_sorted', 'base', 'behind', 'decided', 'disorder', 'frames',
                  'heard_ns', 'lags', 'lap', 'lap_began_ns', 'newest', 'offset_ns', 'period',
-                 'reach', 'since', 'soonest', 'stamps', 'used')
+                 'period_used', 'reach', 'since', 'soonest', 'stamps', 'used')
 
     def __init__(self, offset_ns: int) -> None:
         """Start without frames; `offset_ns` is added to the stamps for matching."""
         self.offset_ns = offset_ns
         self.period = 0  # ns between two frames, lost ones aside; 0 = not known
+        self.period_used = 0  # what the pairer chose the anchor by
         self.soonest = 0  # ns, a frame rarely follows another one sooner; 0 until two are known
         self.reach = FAR  # ns, half a period and a bit; FAR until two are known
         self._deltas: deque[int] = deque()
@@ -49,9 +50,9 @@ class Stream:
 
     def forget(self) -> None:
         """Forget all but the rate."""
-        self.stamps: list[int] = []  # matching stamps: lap and offset included, ascending
-        self.frames: list[Frame] = []
-        self.since: list[int] = []  # arrival, or that of a later frame if it was earlier
+        self.stamps: deque[int] = deque()  # matching stamps: lap and offset included, ascending
+        self.frames: deque[Frame] = deque()
+        self.since: deque[int] = deque()  # arrival, or that of a later frame if it was earlier
         self.behind: list[Frame] = []  # of a new lap perhaps
         # Matching stamps: the newest one, the last one paired, the last one with its fate decided.
         self.newest = self.used = self.decided = NEVER
@@ -136,10 +137,9 @@ class Stream:
 
     def drop_first(self, count: int) -> int:
         """Remove the oldest frames and return how many."""
-        if count == 1:
-            self.decided = self.stamps[0]
-            del self.stamps[0], self.frames[0], self.since[0]
-        elif count > 0:
-            self.decided = self.stamps[count - 1]
-            del self.stamps[:count], self.frames[:count], self.since[:count]
+        stamps, frames, since = self.stamps, self.frames, self.since
+        for _ in range(count):
+            self.decided = stamps.popleft()
+            frames.popleft()
+            since.popleft()
         return count
