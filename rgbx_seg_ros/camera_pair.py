@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One RGB and one aux camera on the node: their topics, their pairs, and what becomes of them.
 
-The executor's thread receives and pairs images; the engine's thread processes the newest pair of
-each camera pair. Publishers live while the node is configured, subscriptions while it is active.
+The intake's thread receives and pairs images; the engine's thread processes the newest pair of each
+camera pair. Publishers live while the node is configured, subscriptions while it is active.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rgbx_seg_ros.degraded import Feed
 from rgbx_seg_ros.diagnostics import Report
 from rgbx_seg_ros.health import Facts, Health, Timing
 from rgbx_seg_ros.images import ImageError
+from rgbx_seg_ros.intake import Intake
 from rgbx_seg_ros.parameters import PairSettings
 from rgbx_seg_ros.pipeline import Pipeline
 from rgbx_seg_ros.segmenter import Segmenter
@@ -73,6 +74,7 @@ class CameraPair:
         self._prefix = f'{settings.name}/' if settings.name else ''
         self._pipeline = Pipeline(segmenter, settings.pipeline)
         self._palette = overlay.palette(segmenter.manifest.classes)
+        self._intake: Any = None  # set while active
         self._inputs: dict[str, Any] = {}  # stream, stream_info or depth -> subscription
         self._infos: dict[str, CameraInfo] = {}  # stream -> its newest
         self._used_infos: dict[str, CameraInfo] = {}
@@ -103,9 +105,10 @@ class CameraPair:
             self._publishers[name] = self._publisher(type(message), name, LATCHED)
             self._publishers[name].publish(message)
 
-    def activate(self) -> None:
+    def activate(self, intake: Intake) -> None:
         """Subscribe, and count from zero."""
         self._restart()
+        self._intake = intake
         modality = self._pipeline.segmenter.manifest.modality
         transports = (self.settings.rgb_transport, self.settings.aux_transport)
         for stream, base, transport in zip(STREAMS, ('rgb', modality), transports, strict=True):
@@ -116,15 +119,42 @@ class CameraPair:
                             partial(self._infos.__setitem__, stream))
 
     def deactivate(self) -> None:
-        """Unsubscribe; the work in hand goes on."""
-        while self._inputs:
-            self._node.destroy_subscription(self._inputs.popitem()[1])
+        """Forget the subscriptions, which the intake has withdrawn; the work in hand goes on."""
+        self._inputs.clear()
+        self._depths.clear()
 
     def withdraw(self) -> None:
         """Withdraw the topics."""
         self.deactivate()
         while self._publishers:
             self._node.destroy_publisher(self._publishers.popitem()[1])
+
+    def needs_extrinsics(self) -> bool:
+        """Return whether the registration takes extrinsics from /tf_static."""
+        return self._pipeline.registration.needs_extrinsics
+
+    def on_second(self, transforms: Transforms) -> None:
+        """Take the extrinsics of /tf_static, and depth images while someone needs them."""
+        registration = self._pipeline.registration
+        rgb, aux = registration.rgb_camera, registration.aux_camera
+        if rgb is not None and aux is not None:
+            registration.extrinsics = transforms.lookup(aux.frame_id, rgb.frame_id)
+        wanted = self.settings.pipeline.registration.mode == 'depth' or bool(
+            self._publishers['points'].get_subscription_count())
+        if wanted and self._inputs and 'depth' not in self._inputs:
+            self._subscribe(Image, DEPTH_TOPIC, 'depth', self._depths.append)
+        elif not wanted and 'depth' in self._inputs:
+            self._intake.unsubscribe(self._inputs.pop('depth'))
+            self._depths.clear()
+
+    def report(self, fault: str) -> Report:
+        """Return what the diagnostics tell; `fault` says why the node is not configured."""
+        registration, engine = self._pipeline.registration, self._pipeline.segmenter.engine.info
+        facts = Facts(self.feed.state, self.feed.frozen, self.feed.skew_median_ns,
+                      registration.config.mode, registration.missing(), registration.coverage)
+        return Report(self.health, self.feed.drops,
+                      [self._inputs[stream].topic_name for stream in STREAMS if self._inputs],
+                      fault, engine, facts, [*self._inputs.values(), *self._publishers.values()])
 
     def _publisher(self, kind: type, name: str, qos: QoSProfile) -> Any:
         topic = f'~/{self._prefix}{name}'
@@ -143,16 +173,16 @@ class CameraPair:
                 'lost_on_wire' if name in STREAMS else 'lost_beside', event.total_count_change,
                 name))
         try:
-            self._inputs[name] = self._node.create_subscription(*arguments, event_callbacks=events)
+            self._inputs[name] = self._intake.subscribe(*arguments, event_callbacks=events)
         except UnsupportedEventTypeError:
-            self._inputs[name] = self._node.create_subscription(*arguments)
+            self._inputs[name] = self._intake.subscribe(*arguments)
 
     def _on_mismatch(self, name: str, publishing: bool, event: Any) -> None:
         ends = self._publishers if publishing else self._inputs
         if name in ends:
             self._on_incompatible_qos(ends[name].topic_name, publishing, event)
 
-    # Images, on the executor's thread
+    # Images, on the intake's thread
 
     def _on_image(self, stream: str, message: Any) -> None:
         """Hand one image of stream 'rgb' or 'aux' over to the feed."""
@@ -165,36 +195,9 @@ class CameraPair:
             return
         self._hand_over(self.feed.add(stream, stamp_ns, hold_ns(self._node), message, message.data))
 
-    def needs_extrinsics(self) -> bool:
-        """Return whether the registration takes extrinsics from /tf_static."""
-        return self._pipeline.registration.needs_extrinsics
-
     def poll(self) -> None:
         """Hand over the pairs whose frames have waited long enough."""
         self._hand_over(self.feed.poll(hold_ns(self._node)))
-
-    def on_second(self, transforms: Transforms) -> None:
-        """Take the extrinsics of /tf_static, and depth images while someone needs them."""
-        registration = self._pipeline.registration
-        rgb, aux = registration.rgb_camera, registration.aux_camera
-        if rgb is not None and aux is not None:
-            registration.extrinsics = transforms.lookup(aux.frame_id, rgb.frame_id)
-        wanted = self.settings.pipeline.registration.mode == 'depth' or bool(
-            self._publishers['points'].get_subscription_count())
-        if wanted and self._inputs and 'depth' not in self._inputs:
-            self._subscribe(Image, DEPTH_TOPIC, 'depth', self._depths.append)
-        elif not wanted and 'depth' in self._inputs:
-            self._node.destroy_subscription(self._inputs.pop('depth'))
-            self._depths.clear()
-
-    def report(self, fault: str) -> Report:
-        """Return what the diagnostics tell; `fault` says why the node is not configured."""
-        registration, engine = self._pipeline.registration, self._pipeline.segmenter.engine.info
-        facts = Facts(self.feed.state, self.feed.frozen, self.feed.skew_median_ns,
-                      registration.config.mode, registration.missing(), registration.coverage)
-        return Report(self.health, self.feed.drops,
-                      [self._inputs[stream].topic_name for stream in STREAMS if self._inputs],
-                      fault, engine, facts, [*self._inputs.values(), *self._publishers.values()])
 
     def _hand_over(self, pairs: list[Pair]) -> None:
         for pair in pairs:
@@ -263,8 +266,9 @@ class CameraPair:
         """Return the header of the mask: that of the RGB frame, bit for bit, if it is new."""
         if pair.rgb is not None:
             self._rgb_frame_id = pair.rgb.data.header.frame_id
-        if pair.rgb is not None and pair.state != 'hold_rgb':
-            return pair.rgb.data.header
+            if pair.aux is None or pair.state != 'hold_rgb':
+                return pair.rgb.data.header
+        assert pair.aux is not None
         return messages.to_header(pair.aux.data.header.stamp, self._rgb_frame_id)
 
     def _update_cameras(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,18 +21,19 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import SetBool
 
 from rgbx_seg_ros import RgbxSegError, messages
+from rgbx_seg_ros.allocator import keep_freed_memory
 from rgbx_seg_ros.camera_pair import CameraPair, Work, now_ns
 from rgbx_seg_ros.cli import run_command
 from rgbx_seg_ros.diagnostics import Report, Reporter
 from rgbx_seg_ros.exit_guard import exit_after
 from rgbx_seg_ros.health import Health
+from rgbx_seg_ros.intake import Intake
 from rgbx_seg_ros.parameters import Declared, Settings
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_ros.transforms import Transforms
 from rgbx_seg_ros.worker import Worker, open_segmenter
 
 TRANSFORMS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-POLL_S = 0.02  # how precisely sync.max_wait is kept
 PATIENCE_S = 0.4  # for the pair in work when the process is to end, and for the middleware
 
 
@@ -47,7 +49,8 @@ class Loaded(NamedTuple):
 class SegmentNode(LifecycleNode):  # type: ignore[misc]
     """Lifecycle node `segment`: configure loads the model, activate subscribes.
 
-    All callbacks are in one, mutually exclusive group, so the feeds need no lock.
+    The executor's thread serves parameters, services and timers, the intake's thread takes images
+    and pairs them, the worker's thread owns the engine and publishes.
     """
 
     def __init__(self, **arguments: Any) -> None:
@@ -59,7 +62,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         self._loaded: Loaded | None = None
         self._fault = ''  # why the last configure failed
         self._enabled = True
-        self._active = False
+        self._intake: Intake | None = None  # None unless active
         self._transforms, self._tf = Transforms(), None
         self.create_service(SetBool, '~/enable', self._on_enable)
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1))
@@ -94,11 +97,11 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
     def on_activate(self, state: Any) -> TransitionCallbackReturn:
         """Subscribe, and count from zero."""
         assert self._loaded is not None
-        for cameras in self._loaded.pairs:
-            cameras.activate()
         self._listen_to_transforms(self._loaded)
-        self._poller = self.create_timer(POLL_S, self._poll, clock=self._steady)
-        self._active = True
+        self._intake = Intake(self, self._poll)
+        for cameras in self._loaded.pairs:
+            cameras.activate(self._intake)
+        self._intake.start()
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
@@ -116,9 +119,9 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
     on_shutdown = on_error = on_cleanup
 
     def _unsubscribe(self) -> None:
-        if self._active:
-            self._active = False
-            self.destroy_timer(self._poller)
+        if self._intake is not None:
+            self._intake.stop()
+            self._intake = None
         for cameras in self._pairs():
             cameras.deactivate()
 
@@ -152,7 +155,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 
     def _load(self) -> Loaded:
         settings = self._parameter_table.settings()
-        worker = Worker(lambda work: work.cameras.process(work.pair))
+        worker: Worker[Work] = Worker(lambda work: work.cameras.process(work.pair))
         pairs: list[CameraPair] = []
         try:
             segmenter = worker.call(open_segmenter, settings, wanted=self.context.ok)
@@ -187,14 +190,19 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
             work.cameras.health.drop('replaced')
 
     def _on_jump_back(self) -> None:
-        for cameras in self._pairs():
-            cameras.feed.reset()
+        with self._received():
+            for cameras in self._pairs():
+                cameras.feed.reset()
 
     def _on_second(self) -> None:
-        if self._active:
+        if self._intake is not None:
             for cameras in self._pairs():
                 cameras.on_second(self._transforms)
         self._reporter.on_second()
+
+    def _received(self) -> Any:
+        """Return the lock under which images come in."""
+        return self._intake.lock if self._intake is not None else nullcontext()
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> Any:
         self._enabled = request.data
@@ -205,7 +213,8 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
     def _report(self) -> list[Report]:
         if not self._loaded:
             return [Report(Health(now_ns(self)), {}, [], self._fault, None)]
-        return [cameras.report(self._fault) for cameras in self._loaded.pairs]
+        with self._received():
+            return [cameras.report(self._fault) for cameras in self._loaded.pairs]
 
     def _on_set_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Refuse a wrong value, and one that a configured node would not heed."""
@@ -225,6 +234,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the exit code."""
+    keep_freed_memory()
     code = run_command(partial(_spin, args))
     if any(thread.name.startswith('engine') for thread in threading.enumerate()):
         # An inference, or the loading of a model, cannot be interrupted, and the interpreter would

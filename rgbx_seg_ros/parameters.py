@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.aux_presets import CAMERAS
 from rgbx_seg_ros.degraded import AUX_LOST, RGB_LOST, DegradedConfig
 from rgbx_seg_ros.engine import BACKENDS
 from rgbx_seg_ros.health import HealthConfig
 from rgbx_seg_ros.pipeline import PipelineConfig
-from rgbx_seg_ros.radiometry import CAMERAS, FALSE_COLOR, NORMALIZE, UNITS, AuxConfig
+from rgbx_seg_ros.radiometry import FALSE_COLOR, NORMALIZE, UNITS, AuxConfig
 from rgbx_seg_ros.registration import MODES, RegistrationConfig
 from rgbx_seg_ros.sync import ANCHORS, POLICIES, SyncConfig
 

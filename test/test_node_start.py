@@ -175,6 +175,6 @@ def test_a_middleware_that_counts_no_losses_is_subscribed_to_all_the_same(tmp_pa
     settings = read(values)
     cameras = camera_pair.CameraPair(node, settings.pairs[0], open_segmenter(settings), None, None,
                                      None)
-    cameras.activate()
+    cameras.activate(SimpleNamespace(subscribe=create))
     assert made['~/mask'] is made['rgb/image_raw'] is Image
     assert made['depth/image_raw/compressed'] is CompressedImage
