@@ -298,8 +298,7 @@ class Pairer:
             self._discard(self._other, others.drop_first(bisect_left(others.stamps, oldest)))
         for queue in (anchors, others):
             if queue.since:
-                stale = queue.since[0] < now - PATIENCE_NS
                 excess = len(queue.since) - self.config.queue_size
-                if stale or excess > 0:
-                    stale = stale and bisect_left(queue.since, now - PATIENCE_NS)
+                if excess > 0 or queue.since[0] < now - PATIENCE_NS:
+                    stale = bisect_left(queue.since, now - PATIENCE_NS)
                     self._fail('overflow', queue.drop_first(max(stale, excess)))
