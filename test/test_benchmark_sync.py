@@ -157,9 +157,9 @@ def test_the_command_loads_neither_ros_nor_an_image_library(tmp_path):
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 9999), st.sampled_from([9, 30]), st.sampled_from([0, 0.2]),
        st.sampled_from([0, 3]))
-def test_the_best_pairs_of_the_table_are_the_mutual_ones_and_nearly_all(seed, rate, drop, jitter):
+def test_the_best_pairs_of_the_table_are_the_mutual_ones_and_most_others(seed, rate, drop, jitter):
     events = (camera('rgb', 30, 3, 0, drop=drop, seed=seed, stamp_jitter_ms=jitter)
               + camera('aux', rate, 3, seed / 200, drop=drop, seed=seed, stamp_jitter_ms=jitter))
     best, optimal = best_pairs(events, 0.05), optimal_pairs(events, min(50, 700 / rate))
     assert set(mutual_pairs(events, min(50, 500 / rate))) <= set(best)
-    assert 0.8 * len(optimal) <= len(best) <= len(optimal)
+    assert 0.7 * len(optimal) <= len(best) <= len(optimal)  # fewest at half a period with jitter
