@@ -33,9 +33,9 @@ REMEDIES = {
 # A start costs a frame or two of these; they tell something only when they go on.
 TELL_FROM = {'replaced': 10, 'late': 3, 'unpaired_rgb': 5, 'unpaired_aux': 5}
 # Drops that are neither a fault nor a loss of masks.
-HARMLESS = ('surplus_rgb', 'surplus_aux', 'no_listener', 'disabled')
-# Drops that another status than "pairing: drops" tells: inference, inference, the state.
-TOLD_ELSEWHERE = ('replaced', 'engine', 'degraded')
+HARMLESS = ('surplus_rgb', 'surplus_aux', 'no_listener', 'disabled', 'lost_beside')
+# Drops that another status than "pairing" tells: inference, inference, the state, registration.
+TOLD_ELSEWHERE = ('replaced', 'engine', 'degraded', 'registration')
 
 # States of degraded.Feed in which masks are worse than from a pair, or none come.
 STATES = {

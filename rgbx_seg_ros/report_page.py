@@ -43,12 +43,17 @@ LOSSES = {
     'overflow': 'frames that waited in a full queue for the other camera',
     'backward_jump': 'jumps of the stamps back in time',
     'reset': 'frames discarded because the stamps jumped back',
+    'clock_disagreement': 'frames whose stamps lie too far apart although they arrive together',
+    'degraded': 'frames of one camera while the other was lost',
+    'registration': 'pairs while the registration waited for a calibration',
+    'engine': 'pairs on which the engine failed',
 }
 HARMLESS = {
     'surplus_rgb': 'RGB frames between two aux frames: the faster camera has more than can pair',
     'surplus_aux': 'aux frames between two RGB frames: the faster camera has more than can pair',
     'no_listener': 'pairs while nobody listened',
     'disabled': 'pairs while the node was disabled',
+    'lost_beside': 'depth images or camera_info that the middleware reported as lost',
 }
 
 
