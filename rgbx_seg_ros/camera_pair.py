@@ -76,6 +76,7 @@ class CameraPair:
         self._palette = overlay.palette(segmenter.manifest.classes)
         self._intake: Any = None  # set while active
         self._inputs: dict[str, Any] = {}  # stream, stream_info or depth -> subscription
+        self._topics: dict[str, str] = {}  # the same -> its full name
         self._infos: dict[str, CameraInfo] = {}  # stream -> its newest
         self._used_infos: dict[str, CameraInfo] = {}
         self._depths: deque[Image] = deque(maxlen=DEPTHS)
@@ -176,6 +177,7 @@ class CameraPair:
             self._inputs[name] = self._intake.subscribe(*arguments, event_callbacks=events)
         except UnsupportedEventTypeError:
             self._inputs[name] = self._intake.subscribe(*arguments)
+        self._topics[name] = self._inputs[name].topic_name
 
     def _on_mismatch(self, name: str, publishing: bool, event: Any) -> None:
         ends = self._publishers if publishing else self._inputs
@@ -308,8 +310,8 @@ class CameraPair:
     def _tell(self, cause: str, stream: str, sentence: str) -> None:
         """Log a warning, once per cause and stream."""
         if sentence and self.health.first(cause, stream):
-            topic = f'{self._inputs[stream].topic_name}: ' if stream in self._inputs else ''
-            self._node.get_logger().warning(f'{topic}{sentence}')
+            topic = self._topics.get(stream, '')  # kept, for a subscription may be gone by now
+            self._node.get_logger().warning(f'{topic}: {sentence}' if topic else sentence)
 
 
 def now_ns(node: Any) -> int:
