@@ -21,12 +21,12 @@ import cv2
 import numpy as np
 
 from demo.compare import Comparison, Published, compare
-from demo.node_process import set_private_middleware
 from demo.timeline import Timeline, check_labels, read_timeline
 from rgbx_seg_ros import RgbxSegError, __version__
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.engine import BACKENDS
 from rgbx_seg_ros.manifest import Manifest, load_bundle, replace_folder
+from rgbx_seg_ros.middleware import set_private_middleware
 from rgbx_seg_ros.report import PAGE_FILE, REPORT_FILE, PairRecord, Run, write_report
 
 if TYPE_CHECKING:
