@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rgbx_seg.msg import SegmentationStats
 from sensor_msgs.msg import CameraInfo, Image
@@ -48,6 +49,7 @@ SENSOR, RESULT = qos_profile_sensor_data, QoSProfile(depth=2)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DEPTH_TOPIC = 'depth_registered/image_rect'  # as depth_image_proc names it
 DEPTHS = 8  # frames of depth that wait for their RGB frame
+MISSING_S = 3  # seconds after which something that is waited for is told of
 
 
 class Work(NamedTuple):
@@ -78,12 +80,19 @@ class CameraPair:
         self._inputs: dict[str, Any] = {}  # stream, stream_info or depth -> subscription
         self._topics: dict[str, str] = {}  # the same -> its full name
         self._infos: dict[str, CameraInfo] = {}  # stream -> its newest
-        self._used_infos: dict[str, CameraInfo] = {}
+        self._info_faults: dict[str, str] = {}  # stream -> why its CameraInfo is of no use
         self._depths: deque[Image] = deque(maxlen=DEPTHS)
+        self._has_depth = True  # the last pair had a depth image, if it wanted one
+        self._missing_s: dict[str, int] = {}  # sentence -> seconds for which it has been true
         self._rgb_frame_id = ''
         self._publishers: dict[str, Any] = {}
         self._restart()
         self._advertise()
+        if settings.degraded.aux_lost == 'rgb_only' and not segmenter.manifest.aux_dropout:
+            node.get_logger().warning(
+                'degraded.aux_lost is rgb_only, but the bundle was not trained with aux dropout '
+                '(aux_dropout is 0 in its manifest); masks from RGB alone will be poor: train with '
+                'augment.p_aux_dropout above 0.')
 
     # Lifecycle, on the executor's thread
 
@@ -96,15 +105,19 @@ class CameraPair:
         kinds = {name: kind for name, (kind, _) in messages.OUTPUTS.items()}
         for name, kind in (kinds | {'stats': SegmentationStats}).items():
             self._publishers[name] = self._publisher(kind, name, RESULT)
-        stamp = self._node.get_clock().now().to_msg()
-        engine = self._pipeline.segmenter.engine.info
-        for name, to_message in messages.LATCHED.items():
-            message = to_message(self._pipeline.segmenter.manifest, engine, stamp)
+        for name in messages.LATCHED:
+            message = self._latched(name)
             if message is None:
                 self._node.get_logger().info(f'vision_msgs is not installed: no ~/{name}.')
                 continue
             self._publishers[name] = self._publisher(type(message), name, LATCHED)
             self._publishers[name].publish(message)
+
+    def _latched(self, name: str) -> Any:
+        self._threshold = self._value('confidence.threshold')
+        segmenter = self._pipeline.segmenter
+        return messages.LATCHED[name](segmenter.manifest, segmenter.engine.info,
+                                      self._node.get_clock().now().to_msg(), self._threshold)
 
     def activate(self, intake: Intake) -> None:
         """Subscribe, and count from zero."""
@@ -117,7 +130,7 @@ class CameraPair:
             self._subscribe(kind, f'{base}/image_raw{suffix}', stream,
                             partial(self._on_image, stream))
             self._subscribe(CameraInfo, f'{base}/camera_info', f'{stream}_info',
-                            partial(self._infos.__setitem__, stream))
+                            partial(self._on_info, stream))
 
     def deactivate(self) -> None:
         """Forget the subscriptions, which the intake has withdrawn; the work in hand goes on."""
@@ -135,24 +148,54 @@ class CameraPair:
         return self._pipeline.registration.needs_extrinsics
 
     def on_second(self, transforms: Transforms) -> None:
-        """Take the extrinsics of /tf_static, and depth images while someone needs them."""
+        """Take what changes slowly: extrinsics, the threshold, who wants depth, what is missing."""
         registration = self._pipeline.registration
         rgb, aux = registration.rgb_camera, registration.aux_camera
         if rgb is not None and aux is not None:
             registration.extrinsics = transforms.lookup(aux.frame_id, rgb.frame_id)
-        wanted = self.settings.pipeline.registration.mode == 'depth' or bool(
-            self._publishers['points'].get_subscription_count())
+        if 'label_info' in self._publishers and self._threshold != self._value(
+                'confidence.threshold'):
+            self._publishers['label_info'].publish(self._latched('label_info'))
+        points = bool(self._publishers['points'].get_subscription_count())
+        wanted = registration.config.mode == 'depth' or points
         if wanted and self._inputs and 'depth' not in self._inputs:
             self._subscribe(Image, DEPTH_TOPIC, 'depth', self._depths.append)
         elif not wanted and 'depth' in self._inputs:
             self._intake.unsubscribe(self._inputs.pop('depth'))
             self._depths.clear()
+        self._tell_missing(points)
+
+    def _missing(self) -> str:
+        """Return what the registration waits for, in one sentence; '' if for nothing."""
+        registration = self._pipeline.registration
+        if missing := registration.missing():
+            return next(iter(self._info_faults.values()), missing)
+        if registration.config.mode == 'depth' and not self._has_depth:
+            return (f'registration waits for depth images on {self._prefix}{DEPTH_TOPIC}, on time '
+                    'with RGB; until then, plane or distance hold.')
+        return ''
+
+    def _tell_missing(self, points: bool) -> None:
+        """Warn once of what has been missing for a while; `points`: someone wants the cloud."""
+        sentences = [self._missing()]
+        lacking = [f'{self._prefix}{topic}' for topic, there in (
+            (DEPTH_TOPIC, self._has_depth),
+            ('rgb/camera_info', self._pipeline.registration.rgb_camera)) if not there]
+        if points and lacking:
+            sentences.append(f'~/{self._prefix}points waits for {" and ".join(lacking)}; start the '
+                             'depth camera, which must be calibrated and on time with RGB, or '
+                             'remap the topics.')
+        self._missing_s = {sentence: self._missing_s.get(sentence, 0) + 1
+                           for sentence in sentences if sentence}
+        for sentence, seconds in self._missing_s.items():
+            if seconds >= MISSING_S:
+                self._tell(sentence, '', sentence)
 
     def report(self, fault: str) -> Report:
         """Return what the diagnostics tell; `fault` says why the node is not configured."""
         registration, engine = self._pipeline.registration, self._pipeline.segmenter.engine.info
         facts = Facts(self.feed.state, self.feed.frozen, self.feed.skew_median_ns,
-                      registration.config.mode, registration.missing(), registration.coverage)
+                      registration.config.mode, self._missing(), registration.coverage)
         return Report(self.health, self.feed.drops,
                       [self._inputs[stream].topic_name for stream in STREAMS if self._inputs],
                       fault, engine, facts, [*self._inputs.values(), *self._publishers.values()])
@@ -197,6 +240,17 @@ class CameraPair:
             return
         self._hand_over(self.feed.add(stream, stamp_ns, hold_ns(self._node), message, message.data))
 
+    def _on_info(self, stream: str, message: CameraInfo) -> None:
+        """Let the registration know of a camera, and pass the one of RGB on."""
+        self._infos[stream] = message
+        camera = None
+        try:
+            camera = messages.to_camera(message)
+            self._info_faults.pop(stream, None)
+        except RgbxSegError as error:  # told if somebody waits for this camera
+            self._info_faults[stream] = str(error)
+        setattr(self._pipeline.registration, f'{stream}_camera', camera)
+
     def poll(self) -> None:
         """Hand over the pairs whose frames have waited long enough."""
         self._hand_over(self.feed.poll(hold_ns(self._node)))
@@ -227,9 +281,8 @@ class CameraPair:
         if not wanted:
             self.health.drop('no_listener')
             return
-        self._update_cameras()
-        if missing := self._pipeline.registration.missing():
-            self._skip('registration', '', missing)
+        if self._pipeline.registration.missing():
+            self.health.drop('registration')
             return
         rgb = messages.to_rgb(pair.rgb.data) if pair.rgb else None
         aux = messages.to_array(pair.aux.data) if pair.aux else None
@@ -244,7 +297,8 @@ class CameraPair:
         view = messages.View(
             header, pair.aux.data.header if pair.aux else header, done.rgb, done.aux, done.result,
             self._palette, self._value('overlay.alpha'), self._infos.get('rgb'), depth,
-            self._pipeline.registration.rgb_camera)
+            self._pipeline.registration.rgb_camera,
+            self._pipeline.registration.config.mode != 'none')
         sent_ns = [self._publish(name, view) for name in wanted if name != 'stats']
         ended = time.perf_counter()
         result = done.result
@@ -273,28 +327,24 @@ class CameraPair:
         assert pair.aux is not None
         return messages.to_header(pair.aux.data.header.stamp, self._rgb_frame_id)
 
-    def _update_cameras(self) -> None:
-        """Let the registration know of a camera_info that has changed."""
-        registration = self._pipeline.registration
-        for stream, message in list(self._infos.items()):
-            if message is self._used_infos.get(stream):
-                continue
-            self._used_infos[stream] = message
-            try:
-                camera = messages.to_camera(message)
-            except RgbxSegError as error:
-                camera = None  # what needs it will say that it waits
-                if registration.config.mode != 'none':
-                    self._tell('camera_info', f'{stream}_info', str(error))
-            setattr(registration, f'{stream}_camera', camera)
-
     def _depth(self, stamp_ns: int) -> Any:
         """Return the depth image nearest to the stamp as float32 meters (h, w), None if none is."""
-        depths = list(self._depths)
-        distances = [abs(messages.stamp_ns(depth.header) - stamp_ns) for depth in depths]
-        if not distances or min(distances) > self.settings.sync.max_skew_s * 1e9:
+        if 'depth' not in self._inputs:
             return None
-        return depth_to_meters(messages.to_array(depths[distances.index(min(distances))]))
+        found = min(self._depths.copy(), default=None,
+                    key=lambda depth: abs(messages.stamp_ns(depth.header) - stamp_ns))
+        self._has_depth = found is not None and (
+            abs(messages.stamp_ns(found.header) - stamp_ns) <= self.settings.sync.max_skew_s * 1e9)
+        if not self._has_depth:
+            return None
+        try:
+            depth = messages.to_array(found)
+            # Not so meters, whose infinity is far away (REP-117) for the registration.
+            return depth if depth.dtype == np.float32 else depth_to_meters(depth)
+        except (ImageError, RgbxSegError) as error:  # masks go on without
+            self._tell('depth', 'depth', str(error))
+            self._has_depth = False
+            return None
 
     def _publish(self, name: str, view: messages.View) -> int:
         """Publish one output, if there is anything to say; return the time."""
@@ -310,7 +360,8 @@ class CameraPair:
     def _tell(self, cause: str, stream: str, sentence: str) -> None:
         """Log a warning, once per cause and stream."""
         if sentence and self.health.first(cause, stream):
-            topic = self._topics.get(stream, '')  # kept, for a subscription may be gone by now
+            # Kept, for a subscription may be gone by now; else the pair's name, if it has one.
+            topic = self._topics.get(stream, self.settings.name)
             self._node.get_logger().warning(f'{topic}: {sentence}' if topic else sentence)
 
 

@@ -98,6 +98,7 @@ class Manifest:
     data_license: str
     model_license: str
     scores: Mapping[str, float]
+    aux_dropout: float = 0.0  # share of training samples whose aux was zero, as of a lost camera
 
     def __post_init__(self) -> None:
         """Refuse what this version cannot run."""
@@ -114,6 +115,8 @@ class Manifest:
         for attribute in ('id', 'name', 'color'):
             seen = [getattr(info, attribute) for info in self.classes]
             _expect(len(set(seen)) == len(seen), f'classes.{attribute}', seen, 'no value twice')
+        good = _is_finite(self.aux_dropout) and 0 <= self.aux_dropout <= 1
+        _expect(good, 'aux_dropout', self.aux_dropout, 'a number 0..1')
         for key, value in self.scores.items():
             _expect(_is_finite(value), f'scores.{key}', value, 'a finite number')
 

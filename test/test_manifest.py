@@ -63,6 +63,7 @@ def test_saving_over_a_bundle_replaces_it_and_over_anything_else_is_refused(tmp_
     (lambda d: d.update(classes=[]), 'at least one class'),
     (lambda d: d.update(scores=[1]), 'scores'),
     (lambda d: d['scores'].update(miou='good'), 'scores.miou'),
+    (lambda d: d.update(aux_dropout=1.5), 'aux_dropout is 1.5'),
 ])
 def test_a_wrong_manifest_is_refused_by_a_sentence_that_names_the_key(tmp_path, change, says):
     bundle = write_tiny_bundle(tmp_path / 'b')

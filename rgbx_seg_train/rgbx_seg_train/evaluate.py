@@ -78,7 +78,8 @@ def manifest_of(checkpoint: Checkpoint) -> Manifest:
     data, export = config.data, config.export
     return Manifest(FORMAT, config.model.family, config.name, data.modality, data.height,
                     data.width, aux_encoding(data.modality), CLASS_SETS[data.classes], '',
-                    export.training_data, export.data_license, export.model_license, {})
+                    export.training_data, export.data_license, export.model_license, {},
+                    config.augment.p_aux_dropout)
 
 
 def tables(result: dict[str, Any]) -> str:
