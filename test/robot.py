@@ -60,6 +60,8 @@ def free_domain() -> int:
 class NodeProcess:
     """`python -m rgbx_seg_ros.node` with parameters, and its log; killed when its scope ends."""
 
+    program: tuple[str, ...] = ('-m', 'rgbx_seg_ros.node')
+
     def __init__(self, log: Path, domain: int, **parameters: Any) -> None:
         """Start it; `sync__max_skew=0.1` stands for the parameter sync.max_skew."""
         arguments = []
@@ -69,7 +71,7 @@ class NodeProcess:
         self._log = log
         with log.open('w') as file:
             self.process = subprocess.Popen(
-                [sys.executable, '-m', 'rgbx_seg_ros.node', '--ros-args', *arguments], cwd=ROOT,
+                [sys.executable, *self.program, '--ros-args', *arguments], cwd=ROOT,
                 stdout=file, stderr=subprocess.STDOUT,
                 env={**os.environ, 'ROS_DOMAIN_ID': str(domain), 'OMP_NUM_THREADS': '1'})
 
@@ -94,6 +96,12 @@ class NodeProcess:
         """Leave no process behind when a test fails."""
         self.process.kill()
         self.process.wait()
+
+
+class SlowNodeProcess(NodeProcess):
+    """The same with an engine that first sleeps for as many seconds as bundle/delay says."""
+
+    program = (str(ROOT / 'test' / 'slow_node.py'),)
 
 
 class Robot:
