@@ -340,7 +340,8 @@ class CameraPair:
         try:
             depth = messages.to_array(found)
             # Not so meters, whose infinity is far away (REP-117) for the registration.
-            return depth if depth.dtype == np.float32 else depth_to_meters(depth)
+            raw = depth.dtype == np.float32 and depth.ndim == 2
+            return depth if raw else depth_to_meters(depth)
         except (ImageError, RgbxSegError) as error:  # masks go on without
             self._tell('depth', 'depth', str(error))
             self._has_depth = False

@@ -110,7 +110,7 @@ class Health:
 
         `topics` names those of 'rgb' and 'aux'. To be called after `statuses`.
         """
-        topics = {'rgb': 'rgb', 'aux': 'aux', **(topics or {})}
+        topics = {'': self.name, 'rgb': 'rgb', 'aux': 'aux', **(topics or {})}
         drops = self.counts(pairing)[1]
         with self._lock:
             streams = {cause: sorted(names) for cause, names in self._streams.items()}

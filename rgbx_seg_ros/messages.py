@@ -44,6 +44,7 @@ class View(NamedTuple):
     camera_info: CameraInfo | None
     depth: NDArray[Any] | None = None  # as cloud.pack takes it
     camera: Camera | None = None  # that of the RGB image
+    registered: bool = False  # aux lies on the RGB grid
 
 
 def stamp_ns(header: Header) -> int:
@@ -163,7 +164,7 @@ def to_cloud(view: View, reuse: PointCloud2 | None = None) -> PointCloud2 | None
     return message
 
 
-@lru_cache(4)  # cameras of one process
+@lru_cache(16)  # cameras of one process
 def _rays(camera: Camera) -> NDArray[np.float32]:
     return cloud.camera_rays(camera)
 
@@ -197,7 +198,8 @@ def _color_mask(view: View, reuse: Image | None = None) -> Image:
 
 
 def _aux_preview(view: View, reuse: Image | None = None) -> Image:
-    message, memory = _image(view.aux.shape[:2], 'mono8', view.aux_header, reuse)
+    header = view.header if view.registered else view.aux_header
+    message, memory = _image(view.aux.shape[:2], 'mono8', header, reuse)
     if view.aux.ndim == 2:
         np.copyto(memory, view.aux)
     else:
@@ -215,7 +217,8 @@ OUTPUTS: dict[str, tuple[type, Callable[..., Any]]] = {
     'points': (PointCloud2, to_cloud)}
 
 
-def to_info(manifest: Manifest, engine: EngineInfo, stamp: Time) -> SegmentationInfo:
+def to_info(manifest: Manifest, engine: EngineInfo, stamp: Time,
+            _: float = 0.0) -> SegmentationInfo:
     """Return what runs: the model, its engine and its classes."""
     return SegmentationInfo(
         header=Header(stamp=stamp),
@@ -228,19 +231,22 @@ def to_info(manifest: Manifest, engine: EngineInfo, stamp: Time) -> Segmentation
         bundle_sha256=manifest.onnx_sha256)
 
 
-def to_label_info(manifest: Manifest, _: EngineInfo, stamp: Time) -> Any:
-    """Return the classes as vision_msgs/LabelInfo, or None where vision_msgs is missing."""
+def to_label_info(manifest: Manifest, _: EngineInfo, stamp: Time, threshold: float = 0.0) -> Any:
+    """Return the classes as vision_msgs/LabelInfo, or None where vision_msgs is missing.
+
+    `threshold` is the parameter confidence.threshold.
+    """
     try:
         from vision_msgs.msg import LabelInfo, VisionClass
     except ImportError:
         return None
     # 255 is unlabeled by convention and stays out: consumers skip ids that are not listed.
     classes = [VisionClass(class_id=info.id, class_name=info.name) for info in manifest.classes]
-    return LabelInfo(header=Header(stamp=stamp), class_map=classes)
+    return LabelInfo(header=Header(stamp=stamp), class_map=classes, threshold=threshold)
 
 
 # Latched topic below ~/ -> how to make its message, None where its package is missing.
-LATCHED: dict[str, Callable[[Manifest, EngineInfo, Time], Any]] = {
+LATCHED: dict[str, Callable[[Manifest, EngineInfo, Time, float], Any]] = {
     'info': to_info, 'label_info': to_label_info}
 
 
