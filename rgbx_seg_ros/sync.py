@@ -141,6 +141,8 @@ class Pairer:
             refused = own.insert(frame)
             if refused:
                 self.drops[refused] += 1
+        if own.lap > other.lap:
+            self._pull(own, other, frame)
         if self._latest:
             return self._pair_with_latest()
         if own.period != own.period_used:
@@ -205,6 +207,24 @@ class Pairer:
         distance = abs(frame.stamp_ns + own.offset_ns - (other.newest - other.lap * LAP))
         if distance <= self._skew_near or frame.arrival_ns > other.lap_began_ns + JOIN_NS:
             own.begin_lap(other.lap, frame.arrival_ns)
+
+    def _pull(self, own: Stream, other: Stream, frame: Frame) -> None:
+        """Let the other stream follow where its newest frame is near this one, the jump over.
+
+        So one frame with a stamp of nonsense, that made its stream jump there and back, costs no
+        other frame its partner.
+        """
+        near = self._skew_near
+        stamp = frame.stamp_ns + own.offset_ns + other.lap * LAP
+        if abs(stamp - other.newest) <= near:
+            first = bisect_left(other.stamps, stamp - near)
+            frames = list(other.frames)[first:]
+            for queue in (other.stamps, other.frames, other.since):
+                for _ in frames:
+                    queue.pop()
+            other.begin_lap(own.lap, frame.arrival_ns)
+            for pending in frames:
+                other.insert(pending)
 
     def _go_back(self, own: Stream, other: Stream, frame: Frame) -> None:
         """Take a frame far behind the newest one: a straggler, or the first of a new lap.

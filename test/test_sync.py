@@ -207,6 +207,22 @@ def test_a_single_wrong_stamp_costs_a_few_pairs_at_most(wrong_s):
     assert skews_ms(stamps(out)).max() < 5
 
 
+@pytest.mark.parametrize('wrong_s', [-1e9, -100, 3, 1e9])
+@pytest.mark.parametrize('stream', ['rgb', 'aux'])
+@pytest.mark.parametrize('first', ['rgb', 'aux'])
+def test_a_stamp_of_nonsense_costs_no_other_frame_its_partner(wrong_s, stream, first):
+    pairer, out = Pairer(), []
+    for second in range(6):
+        now = START + second * 1000 * MS
+        if second == 3:
+            out += pairer.add(stream, now - 500 * MS + int(wrong_s * 1000) * MS, now - 500 * MS, 0)
+        for name in (first, 'aux' if first == 'rgb' else 'rgb'):
+            out += pairer.add(name, now, now, None)
+        out += pairer.poll(now + 150 * MS)
+    assert [(pair.rgb.stamp_ns, pair.aux.stamp_ns) for pair in out] == [
+        (START + second * 1000 * MS,) * 2 for second in range(6)]
+
+
 def test_a_clock_that_was_wrong_and_is_set_right_starts_to_pair():
     for stream in ('rgb', 'aux'):
         events = [e._replace(stamp_ns=e.stamp_ns + 3_000_000_000)
