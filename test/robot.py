@@ -143,15 +143,20 @@ class Robot:
         assert self.until(lambda: self.node.count_publishers(topic)), f'nobody publishes {topic}'
         return self.heard[topic]
 
+    def advertise(self, kind: type, *topics: str) -> None:
+        """Get ready to publish on topics that the node must subscribe to."""
+        new = {topic: self.node.create_publisher(kind, topic, 10) for topic in topics}
+        for topic, publisher in new.items():
+            assert self.until(publisher.get_subscription_count), f'nobody subscribes to {topic}'
+        # The subscriber learns of a publisher later than the publisher of it, and a best-effort one
+        # misses what comes before.
+        self.spin(SETTLE_S)
+        self._publishers |= new
+
     def publish(self, topic: str, message: Any) -> None:
         """Publish on a topic that the node must subscribe to."""
         if topic not in self._publishers:
-            publisher = self.node.create_publisher(type(message), topic, 10)
-            assert self.until(publisher.get_subscription_count), f'nobody subscribes to {topic}'
-            # The subscriber learns of a publisher later than the publisher of it, and a best-effort
-            # one misses what comes before.
-            self.spin(SETTLE_S)
-            self._publishers[topic] = publisher
+            self.advertise(type(message), topic)
         self._publishers[topic].publish(message)
 
     def call(self, kind: Any, service: str, request: Any) -> Any:

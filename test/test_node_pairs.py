@@ -46,6 +46,8 @@ def running(tmp_path_factory):
                  for pair in PAIRS for name, kind in (
                      ('mask', Image), ('stats', SegmentationStats), ('camera_info', CameraInfo))}
         diagnostics = peer.listen(DiagnosticArray, '/diagnostics')
+        peer.advertise(Image, *(f'/{pair}/{stream}/image_raw' for pair in PAIRS
+                                for stream in ('rgb', 'thermal')))
         yield SimpleNamespace(node=node, peer=peer, heard=heard, delay=bundle / 'delay',
                               diagnostics=diagnostics)
         assert node.end() == 0
