@@ -15,6 +15,7 @@ from rgbx_seg_ros.sync_stream import FAR, Stream
 
 NONE, WAIT = -1, -2
 SURE = 0.4  # of the one period known: near enough while the other is not
+AHEAD_NS = 1_000_000_000  # of the other stream, a lap or more included: it may have jumped
 GAIN = 0.99  # a partner expected this little nearer is not waited for
 
 
@@ -25,6 +26,8 @@ def choose(anchors: Stream, others: Stream, max_skew: int, max_wait: int,
     Of two equally near frames the older one is taken. `now` None: nothing more will arrive.
     """
     best = _best(anchors, others, max_skew, now is None)
+    if best == NONE and now is not None and others.newest - anchors.stamps[0] > AHEAD_NS:
+        best = WAIT  # by one stamp of nonsense, perhaps: then the others are back at once
     if best != WAIT:
         return best, None
     if not others.stamps:
