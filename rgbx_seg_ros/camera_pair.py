@@ -159,7 +159,8 @@ class CameraPair:
         points = bool(self._publishers['points'].get_subscription_count())
         wanted = registration.config.mode == 'depth' or points
         if wanted and self._inputs and 'depth' not in self._inputs:
-            self._subscribe(Image, DEPTH_TOPIC, 'depth', self._depths.append)
+            self._subscribe(Image, DEPTH_TOPIC, 'depth',
+                            lambda depth: self._depths.append(depth))  # rclpy wants a signature
         elif not wanted and 'depth' in self._inputs:
             self._intake.unsubscribe(self._inputs.pop('depth'))
             self._depths.clear()
