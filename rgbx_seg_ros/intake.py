@@ -98,8 +98,11 @@ class Intake:
         context = self._node.context.handle
         events = [event for sub in subscriptions for event in sub.event_handlers]
         with ExitStack() as in_use:  # what is in use is not destroyed
-            for handle in (context, *(sub.handle for sub in subscriptions), *events):
-                in_use.enter_context(handle)
+            with self.lock:
+                if self._subscriptions is not subscriptions:
+                    return  # one of them may be on its way out, and cannot be entered
+                for handle in (context, *(sub.handle for sub in subscriptions), *events):
+                    in_use.enter_context(handle)
             by_pointer = {sub.handle.pointer: sub for sub in subscriptions}
             messages = rclpy_implementation.WaitSet(len(by_pointer), 1, 0, 0, 0, 0, context)
             others = rclpy_implementation.WaitSet(0, 0, 0, 0, 0, len(events), context)
@@ -115,7 +118,9 @@ class Intake:
                 self._call(self._on_poll)
                 if events and time.monotonic() >= due_s:
                     due_s = time.monotonic() + EVENTS_S
-                    self._take_events(events, others)
+                    with self.lock:  # rclpy enters the events anew
+                        if self._subscriptions is subscriptions:
+                            self._take_events(events, others)
 
     def _take(self, subscription: Any) -> None:
         taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)

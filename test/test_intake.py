@@ -16,6 +16,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from robot import PATIENCE_S, free_domain
 from std_msgs.msg import Int32
 
+from rgbx_seg_ros import intake
 from rgbx_seg_ros.intake import Intake
 
 try:
@@ -120,6 +121,21 @@ def test_subscriptions_may_come_and_go_while_it_runs(station):
     assert 2 not in first
     station.intake.unsubscribe(two)
     assert until(lambda: station.publisher.get_subscription_count() == 0)
+
+
+def test_a_subscription_may_go_at_any_moment_of_the_thread_s_work(station, monkeypatch):
+    monkeypatch.setattr(intake, 'EVENTS_S', 0.0)  # looks at events all the time
+    station.intake.start()
+    for _ in range(60):
+        passing = station.intake.subscribe(
+            Int32, 'passing', print, 100,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=print, message_lost=print))
+        time.sleep(0.001)
+        station.intake.unsubscribe(passing)
+    got = []
+    station.intake.subscribe(Int32, 'number', lambda message: got.append(message.data), 100)
+    station.send([1])
+    assert until(lambda: got == [1])
 
 
 def test_a_callback_that_fails_is_logged_and_the_next_message_comes(station, capfd):
