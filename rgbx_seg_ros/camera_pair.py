@@ -345,7 +345,6 @@ class CameraPair:
             return depth if raw else depth_to_meters(depth)
         except (ImageError, RgbxSegError) as error:  # masks go on without
             self._tell('depth', 'depth', str(error))
-            self._has_depth = False
             return None
 
     def _publish(self, name: str, view: messages.View) -> int:
