@@ -255,12 +255,15 @@ class Transform:
     @classmethod
     def from_quaternion(cls, quaternion: ArrayLike, translation: ArrayLike) -> Transform:
         """Return the motion of a quaternion (x, y, z, w) of any length but 0."""
-        q = np.array(quaternion, np.float64)
+        q, t = np.array(quaternion, np.float64), np.array(translation, np.float64)
         _expect(q.shape == (4,) and np.isfinite(q).all(), 'quaternion', quaternion,
                 '4 finite numbers x, y, z, w')
-        length = float(np.linalg.norm(q))
-        _expect(length > 1e-6, 'quaternion', quaternion, 'one of length 1 (no turn is 0, 0, 0, 1)')
-        x, y, z, w = q / length
+        _expect(t.shape == (3,) and (np.abs(t) <= MAX_NUMBER).all(), 'translation', translation,
+                '3 finite numbers, in meters')
+        largest = np.abs(q).max()
+        _expect(largest > 1e-6, 'quaternion', quaternion, 'one of length 1 (no turn is 0, 0, 0, 1)')
+        q /= largest  # the square of a huge one has no place in a float
+        x, y, z, w = q / np.linalg.norm(q)
         rotation = [[1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
                     [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
                     [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)]]

@@ -34,6 +34,7 @@ from rgbx_seg_ros.transforms import Transforms
 from rgbx_seg_ros.worker import Worker, open_segmenter
 
 TRANSFORMS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+MAX_TOLD = 20  # warnings of a kind whose subject may be anything
 PATIENCE_S = 0.4  # for the pair in work when the process is to end, and for the middleware
 
 
@@ -64,6 +65,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         self._enabled = True
         self._intake: Intake | None = None  # None unless active
         self._transforms, self._tf = Transforms(), None
+        self._bad_frames: set[str] = set()  # of /tf_static; each is told once
         self.create_service(SetBool, '~/enable', self._on_enable)
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1))
         self._jumps = self.get_clock().create_jump_callback(
@@ -143,7 +145,10 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
             try:
                 self._transforms.add(*messages.to_transform(stamped))
             except RgbxSegError as error:
-                self.get_logger().warning(f'/tf_static: {error}')
+                frame_id = stamped.child_frame_id
+                if len(self._bad_frames) < MAX_TOLD and frame_id not in self._bad_frames:
+                    self._bad_frames.add(frame_id)
+                    self.get_logger().warning(f'/tf_static: {error}')
 
     def _unload(self, patience_s: float | None) -> None:
         self._unsubscribe()

@@ -120,3 +120,17 @@ def test_what_is_no_pose_is_refused_in_a_sentence(edge, words):
     with pytest.raises(RgbxSegError, match=words):
         tree.add(*edge)
     assert tree.lookup('base', 'rgb') is None
+
+
+def test_huge_numbers_are_scaled_or_refused_and_leave_the_tree_as_it_was():
+    tree = Transforms()
+    tree.add('a', 'b', (0, 0, 0), (1e308, -1e308, 1e308, 1e308))
+    np.testing.assert_allclose(as_matrix(tree.lookup('a', 'b')),
+                               matrix((0, 0, 0), (1, -1, 1, 1)), atol=1e-12)
+    before = tree.lookup('a', 'b')
+    with pytest.raises(RgbxSegError, match='translation'):
+        tree.add('a', 'b', (1e308, 1e308, 1e308), (1, 1, 0, 1))
+    assert tree.lookup('a', 'b') == before
+    for n in range(50):  # nothing overflows along the tree
+        tree.add(f'{n}', f'{n + 1}', (1e9, -1e9, 1e9), (1, 2, 3, n))
+    assert np.isfinite(tree.lookup('0', '50').translation).all()
