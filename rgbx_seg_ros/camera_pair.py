@@ -8,6 +8,7 @@ camera pair. Publishers live while the node is configured, subscriptions while i
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -313,7 +314,7 @@ class CameraPair:
             publish_ms=(ended - segmented) * 1e3, wait_ms=wait_ms)
         self.health.publish(timing)
         for note in (*self._pipeline.front_end.notes(), self._pipeline.registration.warning()):
-            self._tell(note, '', note)
+            self._tell(re.sub(r'\d+', '', note), '', note)  # one kind, whatever the numbers
         if 'stats' in wanted:
             self._publishers['stats'].publish(messages.to_stats(
                 view, timing, pair.state, self._pipeline.segmenter.manifest,
