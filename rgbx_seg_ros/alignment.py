@@ -31,13 +31,16 @@ START = np.array([1, 1, 1, 1, .7, .7, .5, .5, .5, .3, .3])
 QUARTER = ((5, 4, 1.0), (4, 6, 0.7))
 HALF = ((5, 6, 1.0),)
 FINAL = ((6, 9, 0.9), (4, 11, 0.9), (4, 11, 0.9))
-PRIOR_WEIGHT = 0.3
+PRIOR_WEIGHT = 1.0
 FINE = 4  # straight lines between coarser samples would pull every shift to a whole pixel
 REACH = 6  # pixels of the level, for the estimate of the error
 BOOTSTRAPS = 24
+ENOUGH_PAIRS = 3  # to be drawn with replacement as well
 # Measured on road scenes with known warps, see docs/benchmarks/registration.md.
-SPREAD_FACTOR, FLOOR_PX = 1.0, 1.2
-MIN_SUPPORT, MIN_SCORE, MAX_RIVAL = 3.0, 10.0, 0.9
+SPREAD_FACTOR, FLOOR_PX = 0.7, 0.9
+SCENE_PX = 2.3  # what one scene's own depths do; drawing pairs shows it only from three on
+MARGIN = 1.45  # the error that one in a hundred exceeds, as a multiple of the expected one
+MIN_SUPPORT, MIN_SCORE, MAX_RIVAL = 13.0, 15.0, 0.85
 
 
 @dataclass(frozen=True)
@@ -368,7 +371,8 @@ def estimate(pairs: Sequence[tuple[Array, Array]],
     rgb_px = rgb_shape[1] / width
     total = (_resizing((width, height), (rgb_shape[1], rgb_shape[0])) @ model.homography
              @ _resizing((aux_shape[1], aux_shape[0]), aux_size))
-    errors = np.hypot(SPREAD_FACTOR * spread, FLOOR_PX)
+    scene = SCENE_PX / np.sqrt(len(pairs)) if len(pairs) < ENOUGH_PAIRS else 0.0
+    errors = np.sqrt((SPREAD_FACTOR * spread) ** 2 + FLOOR_PX**2 + scene**2)
     k, p, q = (float(value) * rgb_px for value in model.lens)
     return Alignment(total / total[2, 2], (k, p, q), float(np.median(errors)) * rgb_px,
                      float(np.percentile(errors, 90)) * rgb_px, float(np.median(spread)) * rgb_px,
@@ -377,19 +381,19 @@ def estimate(pairs: Sequence[tuple[Array, Array]],
 
 def doubt(alignment: Alignment, limit_px: float) -> str:
     """Return why the alignment should not be used, in one sentence; '' if it may be."""
+    if alignment.score < MIN_SCORE or alignment.rival > MAX_RIVAL:
+        return ('no alignment stands out from the others, expected edges that both cameras see; '
+                'add pairs, of structures that are warm and visible, or widen --max-shift, '
+                '--max-rotation and --max-scale.')
     weak = sum(value < MIN_SUPPORT for value in alignment.support)
     if weak and len(alignment.support) > 1:
         return (f'{weak} of {len(alignment.support)} pairs do not fit the homography of all, '
                 'expected one rig and one moment per pair; pass --per-pair if they are of several, '
                 'or leave out pairs of bad light.')
-    if alignment.score < MIN_SCORE or alignment.rival > MAX_RIVAL:
-        return ('no alignment stands out from the others, expected edges that both cameras see; '
-                'add pairs, of structures that are warm and visible, or widen --max-shift, '
-                '--max-rotation and --max-scale.')
-    if alignment.error_px > limit_px:
-        return (f'the homography is known to {alignment.error_px:.1f} px only, expected '
-                f'{limit_px:.1f} px; add pairs of the same rig, with structure all over the '
-                'image, or raise --max-error.')
+    if MARGIN * alignment.error_px > limit_px:
+        return (f'the homography is known to about {alignment.error_px:.1f} px and perhaps only to '
+                f'{MARGIN * alignment.error_px:.1f} px, expected {limit_px:.1f} px; add pairs of '
+                'other scenes seen by the same rig (six or more), or raise --max-error.')
     return ''
 
 
@@ -409,7 +413,7 @@ def _bootstrap(level: _Level, model: Model, rng: np.random.Generator) -> tuple[A
                               np.ones(blocks))
     moves = []
     for _ in range(BOOTSTRAPS):
-        drawn = (rng.multinomial(pairs, np.full(pairs, 1 / pairs)) if pairs > 2
+        drawn = (rng.multinomial(pairs, np.full(pairs, 1 / pairs)) if pairs >= ENOUGH_PAIRS
                  else np.ones(pairs)).astype(np.float32)
         weights = rng.multinomial(blocks, np.full(blocks, 1 / blocks)).astype(np.float64)
         summed = _normalized(np.tensordot(drawn, surfaces, 1), 0.7)

@@ -103,6 +103,8 @@ def _read(args: argparse.Namespace) -> list[ImagePair]:
     if (args.rgb is None) != (args.aux is None) or (args.input is None) == (args.rgb is None):
         raise RgbxSegError('found neither INPUT alone nor --rgb with --aux, expected one folder '
                            'or bag, or two folders; `rgbx_register --help` shows both forms.')
+    if args.max_error is not None and not args.max_error > 0:
+        raise RgbxSegError(f'--max-error is {args.max_error:g}, expected more than 0 px.')
     if args.pairs < 1:
         raise RgbxSegError(f'--pairs is {args.pairs}, expected 1 or more.')
     if args.input is not None and ((args.input / 'metadata.yaml').exists() or args.input.is_file()):
@@ -202,8 +204,8 @@ def _parser() -> Arguments:
         '%(default)s)')
     add('--pairs', type=int, default=12, metavar='N', help='use at most N pairs, spread over the '
         'input (default %(default)s)')
-    add('--max-error', type=float, metavar='PX', help='write nothing above this median error '
-        '(default: 2 px at an RGB width of 640, and in proportion)')
+    add('--max-error', type=float, metavar='PX', help='write nothing if the median error may be '
+        'larger (default: 2 px at an RGB width of 640, and in proportion)')
     add('--max-shift', type=float, default=0.15, metavar='X', help='largest shift, of the RGB '
         'width (default %(default)s)')
     add('--max-rotation', type=float, default=10.0, metavar='DEG', help='default %(default)s')
@@ -231,7 +233,7 @@ def _main() -> None:
     search = _search(args)
     pairs = _read(args)
     picture = args.picture or args.out.with_suffix('.png')
-    limit_px = args.max_error or LIMIT * pairs[0].rgb.shape[1]
+    limit_px = LIMIT * pairs[0].rgb.shape[1] if args.max_error is None else args.max_error
     rows = []
     for group in ([[pair] for pair in pairs] if args.per_pair else [pairs]):
         name = group[0].name if args.per_pair else f'{len(group)} pairs'

@@ -17,11 +17,12 @@ from rgbx_seg_ros.register import main
 from rgbx_seg_ros.registration import Registration, RegistrationConfig
 
 WARP = homography(4, 1.02, (15, -9))
+NEAR = ('--max-rotation', '4', '--max-scale', '1.04', '--max-shift', '0.05')
 
 
 def run(monkeypatch, *arguments):
     """Run the command in this process and return its exit code."""
-    monkeypatch.setattr(sys, 'argv', ['rgbx_register', *map(str, arguments)])
+    monkeypatch.setattr(sys, 'argv', ['rgbx_register', *map(str, arguments), *NEAR])
     return main()
 
 
@@ -54,7 +55,7 @@ def test_a_folder_gives_a_file_that_the_registration_takes(tmp_path, monkeypatch
 
 
 def test_two_folders_and_json(tmp_path, monkeypatch, capsys):
-    folder = write_folder(tmp_path / 'in', 2, aux='warped')
+    folder = write_folder(tmp_path / 'in', 3, aux='warped')
     picture = tmp_path / 'judge.png'
     assert run(monkeypatch, '--rgb', folder / 'rgb', '--aux', folder / 'warped', '--json', '--out',
                tmp_path / 'r.yaml', '--picture', picture) == 0
@@ -65,7 +66,7 @@ def test_two_folders_and_json(tmp_path, monkeypatch, capsys):
 
 def test_a_bag_is_paired_by_its_stamps(tmp_path, monkeypatch, capsys):
     with BagWriter(tmp_path / 'bag') as writer:
-        for index in range(2):
+        for index in range(3):
             rgb, thermal = scene(index)
             stamp = START_NS + index * 100_000_000
             writer.write_image('/rgb/image_raw', rgb, 'rgb8', stamp, stamp + 1000, 'rgb')
@@ -73,7 +74,7 @@ def test_a_bag_is_paired_by_its_stamps(tmp_path, monkeypatch, capsys):
                                stamp + 8_000_000, stamp + 9_000_000, 'thermal')
     assert run(monkeypatch, tmp_path / 'bag', '--out', tmp_path / 'r.yaml', '--json') == 0
     result = json.loads(capsys.readouterr().out)['results'][0]
-    assert result['pairs'] == '2 pairs'
+    assert result['pairs'] == '3 pairs'
     assert error_px(np.array(result['homography']), WARP) < 0.7
 
 
@@ -89,7 +90,8 @@ def test_what_cannot_be_aligned_leaves_a_picture_and_no_file(tmp_path, monkeypat
 
 def test_each_pair_alone_has_its_own_file(tmp_path, monkeypatch, capsys):
     folder = write_folder(tmp_path / 'in', 2)
-    run(monkeypatch, folder, '--out', tmp_path / 'r.yaml', '--per-pair', '--max-error', 5)
+    assert run(monkeypatch, folder, '--out', tmp_path / 'r.yaml', '--per-pair',
+               '--max-error', 5) == 0
     assert sorted(path.name for path in tmp_path.glob('r_*')) == [
         'r_000.png', 'r_000.yaml', 'r_001.png', 'r_001.yaml']
 
@@ -98,12 +100,18 @@ def test_each_pair_alone_has_its_own_file(tmp_path, monkeypatch, capsys):
     (['--rgb', 'a'], 'neither INPUT alone nor --rgb with --aux'),
     (['missing'], 'no such folder'),
     (['in', '--pairs', '0'], '--pairs is 0'),
-    (['in', '--max-scale', '9'], '--max-scale is 9')])
+    (['in', '--max-error', '-1'], '--max-error is -1')])
 def test_wrong_arguments_are_one_sentence(tmp_path, monkeypatch, capsys, arguments, expected):
     (tmp_path / 'in').mkdir()
     monkeypatch.chdir(tmp_path)
     assert run(monkeypatch, *arguments, '--out', 'r.yaml') == 1
     assert expected in capsys.readouterr().err
+
+
+def test_one_scene_is_not_enough_for_the_usual_limit(tmp_path, monkeypatch, capsys):
+    folder = write_folder(tmp_path / 'in', 1)
+    assert run(monkeypatch, folder, '--out', tmp_path / 'r.yaml') == 1
+    assert 'add pairs' in capsys.readouterr().err and not (tmp_path / 'r.yaml').exists()
 
 
 def test_images_of_several_sizes_are_refused(tmp_path, monkeypatch, capsys):
