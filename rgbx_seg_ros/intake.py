@@ -123,7 +123,11 @@ class Intake:
                             self._take_events(events, others)
 
     def _take(self, subscription: Any) -> None:
-        taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+        try:
+            taken = subscription.handle.take_message(subscription.msg_type, subscription.raw)
+        except Exception as error:  # bytes that are no message, where the middleware passes them on
+            self._complain(error, f'a message on {subscription.topic_name}')
+            return
         with self.lock:
             if taken is not None and subscription in self._subscriptions:
                 self._call(subscription.callback, taken[0])
@@ -142,5 +146,8 @@ class Intake:
             with self.lock:
                 callback(*arguments)
         except Exception as error:  # a thread that ends would end the images without a word
-            if not self._is_over():  # after SIGINT there is nobody to publish to
-                self._node.get_logger().error(f'{type(error).__name__} in a callback: {error}')
+            self._complain(error, 'a callback')
+
+    def _complain(self, error: Exception, place: str) -> None:
+        if not self._is_over():  # after SIGINT there is nobody to publish to
+            self._node.get_logger().error(f'{type(error).__name__} in {place}: {error}')

@@ -5,6 +5,7 @@
 import threading
 import time
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 
@@ -151,6 +152,22 @@ def test_a_callback_that_fails_is_logged_and_the_next_message_comes(station, cap
     station.send([1, 2])
     assert until(lambda: got == [1, 2])
     assert 'ValueError in a callback: one is too many' in capfd.readouterr().err
+
+
+def test_bytes_that_are_no_message_are_logged_and_the_next_message_comes(station, capfd):
+    # Fast DDS drops them by itself; here it is made to hand them on, as others do.
+    got = []
+    real = station.intake.subscribe(Int32, 'number', lambda message: got.append(message.data), 100)
+
+    def take(*_):
+        raise RuntimeError('cannot deserialize')
+
+    station.intake._take(SimpleNamespace(handle=SimpleNamespace(take_message=take), raw=False,
+                                         msg_type=Int32, topic_name=real.topic_name))
+    station.intake.start()
+    station.send([1])
+    assert until(lambda: got == [1])
+    assert 'RuntimeError in a message on /number: cannot deserialize' in capfd.readouterr().err
 
 
 def test_events_of_a_subscription_are_served(station):
