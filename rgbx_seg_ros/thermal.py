@@ -70,13 +70,13 @@ class AuxFrontEnd:
         self._hot = HotPixels()
         self._color = FalseColor()
         self._clahe = cv2.createCLAHE(CLAHE_LIMIT, CLAHE_TILES)
-        self._work = Workspace()
         self.reset()
 
     def reset(self) -> None:
         """Forget the stream, as after a jump of its clock; what was told is not told again."""
         self.flat = False
         self._dtype: Any = None
+        self._work = Workspace()  # another dtype needs other arrays, and those may be large
         for part in (self._radiometry, self._follower, self._hot, self._color):
             part.reset()
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The robot's aux front end against the training's function, and against made-up cameras."""
 
+import tracemalloc
 from dataclasses import replace
 
 import cv2
@@ -55,6 +56,16 @@ def test_by_default_one_image_has_the_bits_of_the_training(dtype, channels):
             found = AuxFrontEnd(bundle)(raw, 'any', 1)
             np.testing.assert_array_equal(found, to_uint8(raw, bundle))
             assert found.dtype == np.uint8
+
+
+def test_one_large_image_of_another_type_leaves_no_arrays_behind():
+    front = AuxFrontEnd(THERMAL)
+    tracemalloc.start()
+    front(np.full((2000, 2000), 300, np.float32), '32FC1', 1)
+    front(counts(scene()), 'mono16', 2)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 1_000_000  # of 20 MB
 
 
 def test_the_next_image_may_overwrite_the_last_result():
