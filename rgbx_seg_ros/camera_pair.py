@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rgbx_seg.msg import SegmentationStats
 from sensor_msgs.msg import CameraInfo, Image
 
-from rgbx_seg_ros import RgbxSegError, messages, overlay
-from rgbx_seg_ros.cloud import depth_to_meters
+from rgbx_seg_ros import RgbxSegError, endpoints, messages, overlay
 from rgbx_seg_ros.degraded import Feed
+from rgbx_seg_ros.depth_images import DepthImages
 from rgbx_seg_ros.diagnostics import Report
 from rgbx_seg_ros.health import Facts, Health, Timing
 from rgbx_seg_ros.images import ImageError
@@ -33,23 +31,9 @@ from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_ros.sync import STREAMS, Pair
 from rgbx_seg_ros.transforms import Transforms
 
-try:
-    from rclpy.event_handler import (
-        PublisherEventCallbacks,
-        SubscriptionEventCallbacks,
-        UnsupportedEventTypeError,
-    )
-except ImportError:  # Humble
-    from rclpy.qos_event import (
-        PublisherEventCallbacks,
-        SubscriptionEventCallbacks,
-        UnsupportedEventTypeError,
-    )
-
 SENSOR, RESULT = qos_profile_sensor_data, QoSProfile(depth=2)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 DEPTH_TOPIC = 'depth_registered/image_rect'  # as depth_image_proc names it
-DEPTHS = 8  # frames of depth that wait for their RGB frame
 MISSING_S = 3  # seconds after which something that is waited for is told of
 
 
@@ -82,8 +66,7 @@ class CameraPair:
         self._topics: dict[str, str] = {}  # the same -> its full name
         self._infos: dict[str, CameraInfo] = {}  # stream -> its newest
         self._info_faults: dict[str, str] = {}  # stream -> why its CameraInfo is of no use
-        self._depths: deque[Image] = deque(maxlen=DEPTHS)
-        self._has_depth = True  # the last pair had a depth image, if it wanted one
+        self._depths = DepthImages(settings.sync.max_skew_s)
         self._missing_s: dict[str, int] = {}  # sentence -> seconds for which it has been true
         self._rgb_frame_id = ''
         self._publishers: dict[str, Any] = {}
@@ -160,8 +143,7 @@ class CameraPair:
         points = bool(self._publishers['points'].get_subscription_count())
         wanted = registration.config.mode == 'depth' or points
         if wanted and self._inputs and 'depth' not in self._inputs:
-            self._subscribe(Image, DEPTH_TOPIC, 'depth',
-                            lambda depth: self._depths.append(depth))  # rclpy wants a signature
+            self._subscribe(Image, DEPTH_TOPIC, 'depth', self._depths.add)
         elif not wanted and 'depth' in self._inputs:
             self._intake.unsubscribe(self._inputs.pop('depth'))
             self._depths.clear()
@@ -172,7 +154,7 @@ class CameraPair:
         registration = self._pipeline.registration
         if missing := registration.missing():
             return next(iter(self._info_faults.values()), missing)
-        if registration.config.mode == 'depth' and not self._has_depth:
+        if registration.config.mode == 'depth' and not self._depths.found:
             return (f'registration waits for depth images on {self._prefix}{DEPTH_TOPIC}, on time '
                     'with RGB; until then, plane or distance hold.')
         return ''
@@ -181,7 +163,7 @@ class CameraPair:
         """Warn once of what has been missing for a while; `points`: someone wants the cloud."""
         sentences = [self._missing()]
         lacking = [f'{self._prefix}{topic}' for topic, there in (
-            (DEPTH_TOPIC, self._has_depth),
+            (DEPTH_TOPIC, self._depths.found),
             ('rgb/camera_info', self._pipeline.registration.rgb_camera)) if not there]
         if points and lacking:
             sentences.append(f'~/{self._prefix}points waits for {" and ".join(lacking)}; start the '
@@ -203,25 +185,16 @@ class CameraPair:
                       fault, engine, facts, [*self._inputs.values(), *self._publishers.values()])
 
     def _publisher(self, kind: type, name: str, qos: QoSProfile) -> Any:
-        topic = f'~/{self._prefix}{name}'
-        events = PublisherEventCallbacks(incompatible_qos=partial(self._on_mismatch, name, True))
-        try:
-            return self._node.create_publisher(kind, topic, qos, event_callbacks=events)
-        except UnsupportedEventTypeError:  # this middleware does not tell
-            return self._node.create_publisher(kind, topic, qos)
+        return endpoints.publisher(self._node, kind, f'~/{self._prefix}{name}', qos,
+                                   incompatible_qos=partial(self._on_mismatch, name, True))
 
     def _subscribe(self, kind: type, topic: str, name: str,
                    callback: Callable[[Any], None]) -> None:
-        arguments = (kind, self._prefix + topic, callback, SENSOR)
-        events = SubscriptionEventCallbacks(
+        cause = 'lost_on_wire' if name in STREAMS else 'lost_beside'
+        self._inputs[name] = endpoints.subscription(
+            self._intake.subscribe, kind, self._prefix + topic, callback, SENSOR,
             incompatible_qos=partial(self._on_mismatch, name, False),
-            message_lost=lambda event: self.health.drop(
-                'lost_on_wire' if name in STREAMS else 'lost_beside', event.total_count_change,
-                name))
-        try:
-            self._inputs[name] = self._intake.subscribe(*arguments, event_callbacks=events)
-        except UnsupportedEventTypeError:
-            self._inputs[name] = self._intake.subscribe(*arguments)
+            message_lost=lambda event: self.health.drop(cause, event.total_count_change, name))
         self._topics[name] = self._inputs[name].topic_name
 
     def _on_mismatch(self, name: str, publishing: bool, event: Any) -> None:
@@ -330,20 +303,9 @@ class CameraPair:
         return messages.to_header(pair.aux.data.header.stamp, self._rgb_frame_id)
 
     def _depth(self, stamp_ns: int) -> Any:
-        """Return the depth image nearest to the stamp as float32 meters (h, w), None if none is."""
-        if 'depth' not in self._inputs:
-            return None
-        found = min(self._depths.copy(), default=None,
-                    key=lambda depth: abs(messages.stamp_ns(depth.header) - stamp_ns))
-        self._has_depth = found is not None and (
-            abs(messages.stamp_ns(found.header) - stamp_ns) <= self.settings.sync.max_skew_s * 1e9)
-        if not self._has_depth:
-            return None
+        """Return the depth at a stamp in meters; None if nobody needs it, or if there is none."""
         try:
-            depth = messages.to_array(found)
-            # Not so meters, whose infinity is far away (REP-117) for the registration.
-            raw = depth.dtype == np.float32 and depth.ndim == 2
-            return depth if raw else depth_to_meters(depth)
+            return self._depths.meters(stamp_ns) if 'depth' in self._inputs else None
         except (ImageError, RgbxSegError) as error:  # masks go on without
             self._tell('depth', 'depth', str(error))
             return None

@@ -20,7 +20,7 @@ from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import SetBool
 
-from rgbx_seg_ros import RgbxSegError, messages
+from rgbx_seg_ros import RgbxSegError, endpoints, messages
 from rgbx_seg_ros.allocator import keep_freed_memory
 from rgbx_seg_ros.camera_pair import CameraPair, Work, now_ns
 from rgbx_seg_ros.cli import run_command
@@ -137,8 +137,9 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
             self.get_logger().warning('tf2_msgs is not installed: no extrinsics from /tf_static; '
                                       'install ros-$ROS_DISTRO-tf2-msgs or set registration.file.')
             return
-        self._tf = self.create_subscription(TFMessage, '/tf_static', self._on_transforms,
-                                            TRANSFORMS)
+        self._tf = endpoints.subscription(
+            self.create_subscription, TFMessage, '/tf_static', self._on_transforms, TRANSFORMS,
+            incompatible_qos=partial(self._reporter.on_incompatible_qos, '/tf_static', False))
 
     def _on_transforms(self, message: Any) -> None:
         for stamped in message.transforms:
@@ -219,7 +220,11 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         if not self._loaded:
             return [Report(Health(now_ns(self)), {}, [], self._fault, None)]
         with self._received():
-            return [cameras.report(self._fault) for cameras in self._loaded.pairs]
+            reports = [cameras.report(self._fault) for cameras in self._loaded.pairs]
+        if self._tf is not None:
+            connections = [*reports[0].connections, self._tf]
+            reports[0] = reports[0]._replace(connections=connections)
+        return reports
 
     def _on_set_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Refuse a wrong value, and one that a configured node would not heed."""

@@ -77,7 +77,7 @@ def incompatible_qos(topic: str, policy: str, publishing: bool, peer: str = '', 
                 f'{offered or "at its default"}.')
     return (f'{peer or "a publisher"} cannot be heard on {topic}: its QoS {policy} offers less '
             f'than this node asks for{values}; let it publish with {policy} '
-            f'{requested or "at its default"}, or remove the qos_overrides of this node.')
+            f'{requested or "at its default"}.')
 
 
 def wrong_type(topic: str, publishing: bool, peer: str, theirs: str, ours: str) -> str:

@@ -50,7 +50,7 @@ def test_a_camera_that_this_node_cannot_hear_is_named_with_the_remedy():
     assert trouble.sentence == (
         '/robot/camera cannot be heard on /rgb/image_raw: its QoS reliability offers less than '
         'this node asks for (best effort is offered, reliable requested); let it publish with '
-        'reliability reliable, or remove the qos_overrides of this node.')
+        'reliability reliable.')
 
 
 def test_a_listener_that_cannot_hear_this_node_is_named_with_the_remedy():

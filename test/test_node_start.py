@@ -36,7 +36,7 @@ from robot import (
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CompressedImage, Image
 
-from rgbx_seg_ros import camera_pair
+from rgbx_seg_ros import camera_pair, endpoints
 from rgbx_seg_ros.parameters import PARAMETERS, read
 from rgbx_seg_ros.worker import open_segmenter
 
@@ -161,7 +161,7 @@ def test_a_middleware_that_counts_no_losses_is_subscribed_to_all_the_same(tmp_pa
 
     def create(kind, topic, *_, event_callbacks=None):
         if event_callbacks is not None:
-            raise camera_pair.UnsupportedEventTypeError('no such event')
+            raise endpoints.UnsupportedEventTypeError('no such event')
         made[topic] = kind
         return SimpleNamespace(publish=print, topic_name=topic)
 
