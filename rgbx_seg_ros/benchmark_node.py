@@ -11,6 +11,7 @@ takes turns with it, so that the ratio of the two is right on a busy machine too
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -89,6 +90,8 @@ def _parser() -> Arguments:
         f'{NAIVE}, or with the node of another checkout in this folder')
     add('--rounds', type=int, default=0, help='of the node and the baseline in turn (default: '
         '2, or 1 without a baseline)')
+    add('--check-fields', action='store_true', help='let rclpy check every field that is set, as '
+        'Humble always does')
     add('--json', action='store_true', help='print all figures')
     return parser
 
@@ -130,6 +133,8 @@ def _main(args: list[str] | None) -> None:
     programs = {'node': (['-m', 'rgbx_seg_ros.node'], ROOT)}
     if given.baseline:
         programs['baseline'] = _baseline(given.baseline)
+    if given.check_fields:
+        os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'  # read when rclpy's messages are imported
     try:
         from rgbx_seg_ros.benchmark_robot import Load
     except ImportError as error:
