@@ -25,6 +25,7 @@ Array = NDArray[Any]
 FAR = -1e5  # the pixel coordinate of what a camera cannot see: outside of any image
 MAX_SIDE = 8192  # pixels
 MAX_NUMBER = 1e9  # of a coefficient: finite in float32 at any radius below
+MAX_SHARE = 1e4  # focal length and center, of the image's sides; the least focal length is 1 / it
 MAX_RADIUS = 20.0  # x / z = 87 degrees off the axis; beyond, a lens model is a guess
 MAX_ROTATION_ERROR = 1e-3  # of R R^T: three written decimals
 
@@ -96,7 +97,10 @@ class Camera:
                      f'is for {self.width}x{self.height} pixels', f'1 to {MAX_SIDE} a side',
                      'let the driver fill width and height')
         fx, skew, cx, zero, fy, cy, *last = self.k
-        good = fx > 0 and fy > 0 and not skew and not zero and list(last) == [0, 0, 1]
+        good = not skew and not zero and list(last) == [0, 0, 1]
+        # As shares of the image, so that a camera that is good stays so when it is scaled.
+        for f, c, side in ((fx, cx, self.width), (fy, cy, self.height)):
+            good &= side / MAX_SHARE < f < side * MAX_SHARE and abs(c) < side * MAX_SHARE
         self._expect(good, f'has K = {list(self.k)}', '[fx, 0, cx, 0, fy, cy, 0, 0, 1]',
                      'calibrate the camera again')
         if self._is_ideal:

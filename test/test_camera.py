@@ -131,6 +131,19 @@ def test_resized_camera_keeps_the_rays_of_the_corners(width, height):
             camera.rays(np.array([x * 640 - 0.5]), np.array([y * 480 - 0.5])), atol=1e-12)
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.floats(5e-324, 1e9), min_size=4, max_size=4), st.integers(1, 8192),
+       st.integers(1, 8192), st.integers(1, 8192), st.integers(1, 8192))
+def test_a_camera_that_is_accepted_can_be_resized_to_anything(numbers, width, height, wide, tall):
+    fx, fy, cx, cy = numbers
+    for f in (fx, width * 1.1e-4, width * 0.9e4):
+        try:
+            camera = Camera(width, height, (f, 0, cx, 0, fy, cy, 0, 0, 1))
+        except RgbxSegError:
+            continue
+        assert camera.scaled(wide, tall).scaled(1, 1).scaled(width, height).k[0] > 0
+
+
 @pytest.mark.parametrize('fields, words', [
     ({'k': [0.0] * 9}, r'frame "camera_optical" is uncalibrated \(K\[0\] is 0\); expected'),
     ({'k': [0.0] * 9, 'width': 0, 'height': 0}, 'is uncalibrated'),
