@@ -70,6 +70,7 @@ class CameraPair:
         self._missing_s: dict[str, int] = {}  # sentence -> seconds for which it has been true
         self._rgb_frame_id = ''
         self._publishers: dict[str, Any] = {}
+        self._sent: dict[str, Any] = {}  # output -> its last message, written anew each time
         self._restart()
         self._advertise()
         if settings.degraded.aux_lost == 'rgb_only' and not segmenter.manifest.aux_dropout:
@@ -312,7 +313,9 @@ class CameraPair:
 
     def _publish(self, name: str, view: messages.View) -> int:
         """Publish one output, if there is anything to say; return the time."""
-        if (message := messages.OUTPUTS[name][1](view)) is not None:
+        message = messages.OUTPUTS[name][1](view, self._sent.get(name))
+        if message is not None:
+            self._sent[name] = message  # publish() has copied it by the time it returns
             self._publishers[name].publish(message)
         return now_ns(self._node)
 

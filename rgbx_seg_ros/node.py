@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
+import cv2
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold
@@ -245,6 +246,9 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the exit code."""
     keep_freed_memory()
+    # The pool of OpenCV spins while it waits for work, for up to 3 ms of CPU per pair; images of
+    # a camera's size are done before its threads are awake.
+    cv2.setNumThreads(1)
     code = run_command(partial(_spin, args))
     if any(thread.name.startswith('engine') for thread in threading.enumerate()):
         # An inference, or the loading of a model, cannot be interrupted, and the interpreter would
