@@ -39,7 +39,7 @@ ENOUGH_PAIRS = 3  # to be drawn with replacement as well
 # Measured on road scenes with known warps, see docs/benchmarks/registration.md.
 SPREAD_FACTOR, FLOOR_PX = 0.7, 0.9
 SCENE_PX = 2.3  # what one scene's own depths do; drawing pairs shows it only from three on
-MARGIN = 1.45  # the error that one in a hundred exceeds, as a multiple of the expected one
+MARGIN = 1.45  # the error that few exceed, as a multiple of the expected one
 MIN_SUPPORT, MIN_SCORE, MAX_RIVAL = 13.0, 15.0, 0.85
 
 
