@@ -33,6 +33,7 @@ from rgbx_seg_ros.transforms import Transforms
 
 SENSOR, RESULT = qos_profile_sensor_data, QoSProfile(depth=2)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+MAX_REASON = 400  # characters of what an inference library has to say
 DEPTH_TOPIC = 'depth_registered/image_rect'  # as depth_image_proc names it
 MISSING_S = 3  # seconds after which something that is waited for is told of
 
@@ -84,6 +85,7 @@ class CameraPair:
     def _restart(self) -> None:
         self.feed = Feed(self.settings.sync, self.settings.degraded)
         self.health = Health(now_ns(self._node), self.settings.health, self.settings.name)
+        self._failure = ''  # why the last pair failed that did
 
     def _advertise(self) -> None:
         """Create the publishers, by topic below ~/, and publish the latched messages."""
@@ -180,7 +182,8 @@ class CameraPair:
         """Return what the diagnostics tell; `fault` says why the node is not configured."""
         registration, engine = self._pipeline.registration, self._pipeline.segmenter.engine.info
         facts = Facts(self.feed.state, self.feed.frozen, self.feed.skew_median_ns,
-                      registration.config.mode, self._missing(), registration.coverage)
+                      registration.config.mode, self._missing(), registration.coverage,
+                      failure=self._failure)
         return Report(self.health, self.feed.drops,
                       [self._inputs[stream].topic_name for stream in STREAMS if self._inputs],
                       fault, engine, facts, [*self._inputs.values(), *self._publishers.values()])
@@ -246,7 +249,8 @@ class CameraPair:
         except Exception as error:  # an inference library may raise anything
             if self._node.context.ok():  # after SIGINT there is nobody to publish to
                 kind = '' if isinstance(error, RgbxSegError) else f'{type(error).__name__}: '
-                self._skip('engine', '', f'a pair failed: {kind}{error}')
+                self._failure = ' '.join(f'{kind}{error}'.split())[:MAX_REASON]
+                self._skip('engine', '', f'a pair failed: {self._failure}')
 
     def _segment(self, pair: Pair) -> None:
         """Segment one pair and publish what someone listens to."""

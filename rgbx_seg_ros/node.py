@@ -156,7 +156,11 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         self._unsubscribe()
         if self._loaded is not None:
             loaded, self._loaded = self._loaded, None
-            loaded.worker.stop(patience_s, loaded.segmenter.engine.close)
+            try:
+                loaded.worker.stop(patience_s, loaded.segmenter.engine.close)
+            except Exception as error:  # an inference library may raise anything
+                self.get_logger().error('the engine failed when it was closed '
+                                        f'({type(error).__name__}: {error}).')
             for cameras in loaded.pairs:
                 cameras.withdraw()
 

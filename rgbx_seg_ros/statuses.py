@@ -103,6 +103,7 @@ class Facts(NamedTuple):
     missing: str = ''  # what the registration waits for, as a sentence
     coverage: float | None = None  # share of the RGB image that the aux camera sees
     engine: str = ''  # backend, version, device, precision
+    failure: str = ''  # why the last pair failed that did
 
 
 class Interval(NamedTuple):
@@ -263,7 +264,8 @@ def inference(interval: Interval, facts: Facts, config: HealthConfig,
             values[f'{name[:-3]} p95 [ms]'] = f'{most:.1f}'
     problems: list[Problem] = []
     if failed := interval.recent['engine']:
-        problems.append((Level.ERROR, f'{failed} pairs failed; the log tells why'))
+        reason = f', the last one: {facts.failure}' if facts.failure else '; the log tells why'
+        problems.append((Level.ERROR, f'{failed} pairs failed{reason}'))
     clocks = [behind_s for behind_s in interval.behind_s.values() if abs(behind_s) > CLOCK_S]
     if interval.recent_timings and not clocks:  # else it would only tell the clocks' difference
         late_s = float(np.percentile([timing.latency_ms for timing in interval.recent_timings],

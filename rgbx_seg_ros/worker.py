@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from contextlib import suppress
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -96,7 +97,8 @@ def open_segmenter(settings: Settings) -> Segmenter:
         return segmenter
     except Exception as error:
         if engine is not None:
-            engine.close()
+            with suppress(Exception):  # what failed first is what matters
+                engine.close()
         if isinstance(error, RgbxSegError):
             raise
         raise RgbxSegError(f'bundle {settings.bundle}: the engine failed at start '

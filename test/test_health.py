@@ -145,6 +145,8 @@ def test_pairs_that_failed_are_an_error_of_inference_until_they_are_past():
     clocked = Clocked()
     status = clocked.second(engine=2)['inference']
     assert (status.level, status.message) == (Level.ERROR, '2 pairs failed; the log tells why')
+    status = clocked.second(facts=Facts(failure='out of memory'))['inference']
+    assert status.message == '2 pairs failed, the last one: out of memory'
     levels = [clocked.second()['inference'].level for _ in range(WINDOW_REPORTS)]
     assert levels[0] == Level.ERROR and levels[-1] == Level.OK
     assert clocked.second()['pairing'].level == Level.OK  # told once is enough
