@@ -82,11 +82,6 @@ class Pipeline:
         return Processed(rgb, aux, result, (normalized - began) * 1e3,
                          (registered - normalized) * 1e3)
 
-    def reset(self) -> None:
-        """Forget all earlier images, as after a jump of the clock."""
-        self.front_end.reset()
-        self._smoother = None
-
     def _smoothing(self, time_constant_s: float) -> MaskSmoother | None:
         if time_constant_s <= 0:
             self._smoother = None
