@@ -81,7 +81,8 @@ def running(tmp_path_factory):
         diagnostics = peer.listen(DiagnosticArray, '/diagnostics')
         peer.advertise(Image, *(f'/{pair}/{stream}/image_raw' for pair in PAIRS
                                 for stream in ('rgb', 'thermal')))
-        yield SimpleNamespace(node=node, peer=peer, heard=heard, diagnostics=diagnostics)
+        yield SimpleNamespace(node=node, peer=peer, heard=heard, diagnostics=diagnostics,
+                              domain=number)
         assert node.end() == 0
         assert 'Traceback' not in node.log and 'Error' not in node.log
 
@@ -191,6 +192,8 @@ def test_calibrated_from_camera_info_and_tf_static_says_what_it_waits_for(runnin
 
     assert says('registration waits for rgb/camera_info')
     assert registration(running, 'live')[0] == b'\x01'
+    told = 'live: registration waits for rgb/camera_info'
+    assert running.peer.until(lambda: told in running.node.log, 5), running.node.log
     send(running, 'live', 0, wait=())
     for stream, size, k in (('rgb', RGB_SIZE, RGB_K), ('thermal', AUX_SIZE, AUX_K)):
         name = f'{"rgb" if stream == "rgb" else "aux"}_optical'
@@ -215,11 +218,7 @@ def test_calibrated_from_camera_info_and_tf_static_says_what_it_waits_for(runnin
         check(made, axis, by_cameras(*network_grid(), DISTANCE_M))
     assert drops(made['stats'])['registration'] == 2
     running.peer.node.destroy_publisher(publisher)
-
-
-def test_what_is_waited_for_is_told_once(running):
-    words = 'live: registration waits for rgb/camera_info'
-    assert running.node.log.count(words) == 1, running.node.log
+    assert running.node.log.count(told) == 1
     assert 'flat: ' not in running.node.log and 'filed: ' not in running.node.log
 
 
@@ -289,3 +288,13 @@ def test_points_without_depth_or_camera_info_are_told_once(running):
         running.peer.spin(0.2)
     assert running.node.log.count(words) == 1, running.node.log
     assert not points
+
+
+def test_a_publisher_of_tf_static_that_cannot_be_heard_is_named_once(running):
+    words = '/robot cannot be heard on /tf_static: its QoS durability offers less'
+    with robot(running.domain) as other:
+        other.node.create_publisher(TFMessage, '/tf_static', 10)
+        assert running.peer.until(lambda: words in running.node.log, 6), running.node.log
+        running.peer.spin(3.2)  # the ROS graph is looked at once more
+    assert running.node.log.count('cannot be heard on /tf_static') == 1
+    assert 'incompatible QoS' not in running.node.log  # rclpy's own words
