@@ -381,11 +381,11 @@ def estimate(pairs: Sequence[tuple[Array, Array]],
 
 def doubt(alignment: Alignment, limit_px: float) -> str:
     """Return why the alignment should not be used, in one sentence; '' if it may be."""
-    if alignment.score < MIN_SCORE or alignment.rival > MAX_RIVAL:
+    weak = sum(value < MIN_SUPPORT for value in alignment.support)
+    if alignment.score < MIN_SCORE or (alignment.rival > MAX_RIVAL and not weak):
         return ('no alignment stands out from the others, expected edges that both cameras see; '
                 'add pairs, of structures that are warm and visible, or widen --max-shift, '
                 '--max-rotation and --max-scale.')
-    weak = sum(value < MIN_SUPPORT for value in alignment.support)
     if weak and len(alignment.support) > 1:
         return (f'{weak} of {len(alignment.support)} pairs do not fit the homography of all, '
                 'expected one rig and one moment per pair; pass --per-pair if they are of several, '
