@@ -78,6 +78,7 @@ def test_wrong_parameter_at_start_is_one_sentence(tmp_path, domain, name, value,
         while words not in node.log and time.monotonic() < deadline:
             time.sleep(0.05)
         assert words in node.log and node.log.count('\n') == 1
+        time.sleep(0.2)  # what is on the terminal is not yet on /rosout
         assert node.end(signal.SIGTERM) == 0
         assert node.log.count('\n') == 1
 
