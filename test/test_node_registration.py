@@ -291,7 +291,7 @@ def test_points_without_depth_or_camera_info_are_told_once(running):
 
 
 def test_a_publisher_of_tf_static_that_cannot_be_heard_is_named_once(running):
-    words = '/robot cannot be heard on /tf_static: its QoS durability offers less'
+    words = 'cannot be heard on /tf_static: its QoS durability offers less'
     with robot(running.domain) as other:
         other.node.create_publisher(TFMessage, '/tf_static', 10)
         assert running.peer.until(lambda: words in running.node.log, 6), running.node.log
