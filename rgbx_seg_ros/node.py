@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 from contextlib import nullcontext
@@ -26,7 +27,7 @@ from rgbx_seg_ros.allocator import keep_freed_memory
 from rgbx_seg_ros.camera_pair import CameraPair, Work, now_ns
 from rgbx_seg_ros.cli import run_command
 from rgbx_seg_ros.diagnostics import Report, Reporter
-from rgbx_seg_ros.exit_guard import exit_after
+from rgbx_seg_ros.exit_guard import end_on_signals, exit_after
 from rgbx_seg_ros.health import Health
 from rgbx_seg_ros.intake import Intake
 from rgbx_seg_ros.parameters import Declared, Settings
@@ -36,6 +37,7 @@ from rgbx_seg_ros.worker import Worker, open_segmenter
 
 TRANSFORMS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 MAX_TOLD = 20  # warnings of a kind whose subject may be anything
+END_S = 0.8  # from a signal to the end, even while an engine holds the GIL
 PATIENCE_S = 0.4  # for the pair in work when the process is to end, and for the middleware
 
 
@@ -157,7 +159,7 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         if self._loaded is not None:
             loaded, self._loaded = self._loaded, None
             try:
-                loaded.worker.stop(patience_s, loaded.segmenter.engine.close)
+                loaded.worker.stop(patience_s, loaded.segmenter.engine.close, self.context.ok)
             except Exception as error:  # an inference library may raise anything
                 self.get_logger().error('the engine failed when it was closed '
                                         f'({type(error).__name__}: {error}).')
@@ -250,10 +252,13 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; return the exit code."""
     keep_freed_memory()
+    end_on_signals(END_S)
     # The pool of OpenCV spins while it waits for work, for up to 3 ms of CPU per pair; images of
     # a camera's size are done before its threads are awake.
     cv2.setNumThreads(1)
     code = run_command(partial(_spin, args))
+    for number in (signal.SIGINT, signal.SIGTERM):  # one more while the interpreter ends
+        signal.signal(number, signal.SIG_IGN)
     if any(thread.name.startswith('engine') for thread in threading.enumerate()):
         # An inference, or the loading of a model, cannot be interrupted, and the interpreter would
         # wait for it.
@@ -272,7 +277,7 @@ def _spin(args: list[str] | None) -> None:
     try:
         node = SegmentNode()
         rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
+    except (KeyboardInterrupt, ExternalShutdownException):  # the first one by a transition
         pass
     except Exception:
         if rclpy.ok():

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import suppress
 from threading import Lock
 from typing import Generic, TypeVar
@@ -40,15 +40,7 @@ class Worker(Generic[Item]):
 
         Raises KeyboardInterrupt, and leaves the thread to itself, once `wanted` returns False.
         """
-        future = self._thread.submit(function, *arguments)
-        while True:
-            try:
-                return future.result(LOOK_S)
-            except TimeoutError:
-                if future.done():
-                    return future.result()
-                if not wanted():
-                    raise KeyboardInterrupt from None
+        return _result(self._thread.submit(function, *arguments), wanted)
 
     def offer(self, item: Item, source: Hashable = None) -> bool:
         """Let `item` wait for the thread; return True if it replaced an older one of `source`."""
@@ -64,11 +56,18 @@ class Worker(Generic[Item]):
         self._forget()
         self.call(int, wanted=wanted)
 
-    def stop(self, patience_s: float | None = None, last: Callable[[], object] = int) -> bool:
-        """Drain, run `last` on the thread and end it; return False if `patience_s` is too short."""
+    def stop(self, patience_s: float | None = None, last: Callable[[], object] = int,
+             wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Drain, run `last` on the thread and end it; return False if `patience_s` is too short.
+
+        Without `patience_s` it waits, as `call` does, for as long as it is `wanted`.
+        """
         self._forget()
         future = self._thread.submit(last)
         self._thread.shutdown(wait=False)
+        if patience_s is None:
+            _result(future, wanted)
+            return True
         try:
             future.result(patience_s)
         except TimeoutError:
@@ -85,6 +84,18 @@ class Worker(Generic[Item]):
     def _forget(self) -> None:
         with self._lock:
             self._waiting.clear()
+
+
+def _result(future: Future[Result], wanted: Callable[[], bool]) -> Result:
+    """Return what a call returned; KeyboardInterrupt once it is no longer wanted."""
+    while True:
+        try:
+            return future.result(LOOK_S)
+        except TimeoutError:
+            if future.done():
+                return future.result()
+            if not wanted():
+                raise KeyboardInterrupt from None
 
 
 def open_segmenter(settings: Settings) -> Segmenter:
