@@ -23,7 +23,8 @@ from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.manifest import AuxEncoding, ClassInfo, Manifest, load_bundle, save_bundle
 
 ROOT = Path(__file__).resolve().parents[1]
-NAIVE = Path('benchmarks', 'naive_node.py')
+# By name: a straightforward node, and one that only receives and publishes.
+BASELINES = {name: Path('benchmarks', f'{name}_node.py') for name in ('naive', 'floor')}
 OUTPUTS = ('mask', 'confidence', 'overlay', 'color_mask', 'aux_preview')
 COLORS = ((0, 0, 0), (128, 64, 128), (220, 20, 60), (0, 0, 142), (119, 11, 32), (70, 130, 180),
           (107, 142, 35), (250, 170, 30), (190, 153, 153))  # of a street scene's classes
@@ -86,8 +87,9 @@ def _parser() -> Arguments:
     add('--rate', type=float, default=30.0, help='pairs a second')
     add('--seconds', type=float, default=10.0, help='to measure after the warm-up')
     add('--outputs', default='mask,confidence,overlay', help=f'of {",".join(OUTPUTS)}')
-    add('--baseline', nargs='?', const='naive', help='compare with the straightforward node in '
-        f'{NAIVE}, or with the node of another checkout in this folder')
+    add('--baseline', nargs='?', const='naive', help='compare with a straightforward node '
+        '(naive, default), with one that only receives and publishes (floor), or with the node of '
+        'another checkout in this folder')
     add('--rounds', type=int, default=0, help='of the node and the baseline in turn (default: '
         '2, or 1 without a baseline)')
     add('--check-fields', action='store_true', help='let rclpy check every field that is set, as '
@@ -119,12 +121,12 @@ def _check(args: Any) -> tuple[str, ...]:
 
 def _baseline(name: str) -> tuple[list[str], Path]:
     """Return the command of a baseline and the folder of its code."""
-    root = ROOT if name == 'naive' else Path(name).resolve()
-    program = NAIVE if name == 'naive' else Path('rgbx_seg_ros', 'node.py')
+    root = ROOT if name in BASELINES else Path(name).resolve()
+    program = BASELINES.get(name, Path('rgbx_seg_ros', 'node.py'))
     if not (root / program).is_file():
         raise RgbxSegError(f'{root / program}: no such file; --baseline expects a checkout of '
                            'this repository.')
-    return ([str(NAIVE)] if name == 'naive' else ['-m', 'rgbx_seg_ros.node']), root
+    return ([str(program)] if name in BASELINES else ['-m', 'rgbx_seg_ros.node']), root
 
 
 def _main(args: list[str] | None) -> None:
