@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import cv2
@@ -35,6 +36,7 @@ PRIOR_WEIGHT = 1.0
 FINE = 4  # straight lines between coarser samples would pull every shift to a whole pixel
 REACH = 6  # pixels of the level, for the estimate of the error
 BOOTSTRAPS = 24
+STARTS = 6  # alignments of the first search that are followed further
 ENOUGH_PAIRS = 3  # to be drawn with replacement as well
 # Measured on road scenes with known warps, see docs/benchmarks/registration.md.
 SPREAD_FACTOR, FLOOR_PX = 0.7, 0.9
@@ -182,10 +184,11 @@ def _surfaces(level: _Level, model: Model, radius: int) -> Array:
     for index, maps in enumerate(level.rgb):
         aux, _ = level.warped(index, model)
         wide = np.pad(maps, ((0, 0), (radius, radius), (radius, radius)))
+        product, second = np.empty_like(aux)
         for dy in range(side):
             for dx in range(side):
-                product = aux[0] * wide[0, dy:dy + height, dx:dx + width]
-                product += aux[1] * wide[1, dy:dy + height, dx:dx + width]
+                np.multiply(aux[0], wide[0, dy:dy + height, dx:dx + width], out=product)
+                product += np.multiply(aux[1], wide[1, dy:dy + height, dx:dx + width], out=second)
                 block = cv2.resize(product, BLOCKS, interpolation=cv2.INTER_AREA)
                 surfaces[index, :, dy, dx] = block.ravel()
     return surfaces
@@ -245,11 +248,16 @@ def _refine(level: _Level, model: Model, stages: Sequence[tuple[int, int, float]
 
 
 def _finer(surface: Array) -> Array:
-    side = (surface.shape[0] - 1) * FINE + 1
-    x, y = np.meshgrid(np.arange(side, dtype=np.float32) / FINE,
-                       np.arange(side, dtype=np.float32) / FINE)
+    x, y = _fine_places(surface.shape[0])
     fine: Array = cv2.remap(surface, x, y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE)
     return fine
+
+
+@lru_cache
+def _fine_places(side: int) -> tuple[Array, Array]:
+    places = np.arange((side - 1) * FINE + 1, dtype=np.float32) / FINE
+    x, y = np.meshgrid(places, places)
+    return x, y
 
 
 def _normalized(surfaces: Array, blur: float) -> Array:
@@ -265,7 +273,7 @@ def _normalized(surfaces: Array, blur: float) -> Array:
     return normalized
 
 
-def _coarse(level: _Level, base: Array, search: SearchRange, keep: int = 6) -> list[Model]:
+def _coarse(level: _Level, base: Array, search: SearchRange, keep: int) -> list[Model]:
     """Return the best similarities by correlating whole images, the best one first."""
     width, height = level.size
     reach = max(1, int(search.shift * width))
@@ -359,14 +367,16 @@ def estimate(pairs: Sequence[tuple[Array, Array]],
     quarter, half = _Level(ready, 0.25), _Level(ready, 0.5)
     base = _resizing(aux_size, (width, height))
     ends = []
-    for start in _coarse(quarter, base, search or SearchRange()):
+    for start in _coarse(quarter, base, search or SearchRange(), STARTS):
         model, _ = _refine(quarter, start, QUARTER, rng)
         model, score = _refine(half, model, HALF, rng)
         ends.append((score, model))
     ends.sort(key=lambda end: -end[0])
     model, _ = _refine(half, ends[0][1], FINAL, rng)
-    spread, score = _bootstrap(half, model, rng)
-    support = _support(half, model)
+    surfaces = _surfaces(half, model, REACH)
+    spread, score = _bootstrap(surfaces, half, rng)
+    middle = REACH * FINE
+    support = tuple(float(_normalized(own, 0.7)[:, middle, middle].sum()) for own in surfaces)
     rgb_shape, aux_shape = pairs[0][0].shape, pairs[0][1].shape
     rgb_px = rgb_shape[1] / width
     total = (_resizing((width, height), (rgb_shape[1], rgb_shape[0])) @ model.homography
@@ -397,13 +407,13 @@ def doubt(alignment: Alignment, limit_px: float) -> str:
     return ''
 
 
-def _bootstrap(level: _Level, model: Model, rng: np.random.Generator) -> tuple[Array, float]:
+def _bootstrap(surfaces: Array, level: _Level,
+               rng: np.random.Generator) -> tuple[Array, float]:
     """Return how far the homography moves at points of the image (N), root mean square; the score.
 
     Blocks are drawn with replacement (Efron 1979) by weights that are multinomial, and so are
     pairs where there are three or more.
     """
-    surfaces = _surfaces(level, model, REACH)
     size = (level.size[0] / level.scale, level.size[1] / level.scale)
     field = _field(_unit(_grid(*size, *BLOCKS), *size))
     at = _field(_unit(_grid(*size, 9, 7), *size), 0, HOMOGRAPHY)
@@ -420,13 +430,6 @@ def _bootstrap(level: _Level, model: Model, rng: np.random.Generator) -> tuple[A
         step, _ = _maximize(summed, field, REACH, prior, rng, weights, (0.25, 0.08))
         moves.append(at @ (step - center)[:HOMOGRAPHY] / level.scale)
     return np.sqrt((np.stack(moves) ** 2).sum(axis=2).mean(axis=0)), score
-
-
-def _support(level: _Level, model: Model) -> tuple[float, ...]:
-    """Return each pair's own score at the common model."""
-    surfaces = _surfaces(level, model, REACH)
-    middle = REACH * FINE
-    return tuple(float(_normalized(own, 0.7)[:, middle, middle].sum()) for own in surfaces)
 
 
 def _rival(ends: list[tuple[float, Model]], size: tuple[int, int]) -> float:

@@ -4,10 +4,23 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import cv2
 import numpy as np
+import pytest
+
+from rgbx_seg_ros import alignment
 
 
+def hurry(patch: pytest.MonkeyPatch, grid_width: int = alignment.WIDTH) -> None:
+    """Follow one start, draw twice and work on a coarser grid than rgbx_register does."""
+    patch.setattr(alignment, 'STARTS', 1)
+    patch.setattr(alignment, 'BOOTSTRAPS', 2)
+    patch.setattr(alignment, 'WIDTH', grid_width)
+
+
+@lru_cache
 def scene(seed: int, width: int = 640, height: int = 480) -> tuple[np.ndarray, np.ndarray]:
     """Return RGB (H, W, 3) and aligned thermal (H, W): same outlines, unrelated brightness."""
     rng = np.random.default_rng(seed)
@@ -20,7 +33,10 @@ def scene(seed: int, width: int = 640, height: int = 480) -> tuple[np.ndarray, n
         cv2.fillConvexPoly(rgb, hull, rng.integers(20, 240, 3).tolist(), cv2.LINE_AA)
         cv2.fillConvexPoly(thermal, hull, int(rng.integers(20, 240)), cv2.LINE_AA)
     noise = rng.normal(0, 4, (height, width))
-    return rgb, np.clip(thermal + noise, 1, 255).astype(np.uint8)
+    thermal = np.clip(thermal + noise, 1, 255).astype(np.uint8)
+    for image in (rgb, thermal):
+        image.setflags(write=False)
+    return rgb, thermal
 
 
 def homography(turn_deg: float, scale: float, shift: tuple[float, float],
