@@ -20,7 +20,8 @@ import numpy as np
 import yaml
 
 from rgbx_seg_ros import RgbxSegError, __version__
-from rgbx_seg_ros.alignment import Alignment, SearchRange, doubt, estimate
+from rgbx_seg_ros.alignment import Alignment, doubt, estimate
+from rgbx_seg_ros.alignment_search import SearchRange
 from rgbx_seg_ros.bag import guess_topics, read_images
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.images import Array, ImageError, to_rgb8

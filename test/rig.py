@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from rgbx_seg_ros import alignment
+from rgbx_seg_ros import alignment, edge_maps
 
 
-def hurry(patch: pytest.MonkeyPatch, grid_width: int = alignment.WIDTH) -> None:
+def hurry(patch: pytest.MonkeyPatch, grid_width: int = edge_maps.WIDTH) -> None:
     """Follow one start, draw twice and work on a coarser grid than rgbx_register does."""
     patch.setattr(alignment, 'STARTS', 1)
     patch.setattr(alignment, 'BOOTSTRAPS', 2)
-    patch.setattr(alignment, 'WIDTH', grid_width)
+    patch.setattr(edge_maps, 'WIDTH', grid_width)
 
 
 @lru_cache

@@ -8,7 +8,9 @@ import pytest
 from bags import DATA
 from rig import error_px, homography, hurry, scene, seen_through
 
-from rgbx_seg_ros.alignment import SearchRange, doubt, edge_maps, estimate, seen
+from rgbx_seg_ros.alignment import doubt, estimate
+from rgbx_seg_ros.alignment_search import SearchRange
+from rgbx_seg_ros.edge_maps import edge_maps, seen
 
 WARPS = {
     'none': homography(0, 1, (0, 0)),
