@@ -106,20 +106,25 @@ def estimate(pairs: Sequence[tuple[Array, Array]],
 
 def doubt(alignment: Alignment, limit_px: float) -> str:
     """Return why the alignment should not be used, in one sentence; '' if it may be."""
-    weak = sum(value < MIN_SUPPORT for value in alignment.support)
+    weak = len(unfit(alignment))
     if alignment.score < MIN_SCORE or (alignment.rival > MAX_RIVAL and not weak):
         return ('no alignment stands out from the others, expected edges that both cameras see; '
                 'add pairs, of structures that are warm and visible, or widen --max-shift, '
                 '--max-rotation and --max-scale.')
     if weak and len(alignment.support) > 1:
         return (f'{weak} of {len(alignment.support)} pairs do not fit the homography of all, '
-                'expected one rig and one moment per pair; pass --per-pair if they are of several, '
-                'or leave out pairs of bad light.')
+                'expected one rig and light enough for edges; pass --drop-unfit to leave them out, '
+                'or --per-pair if they are of several rigs.')
     if MARGIN * alignment.error_px > limit_px:
         return (f'the homography is known to about {alignment.error_px:.1f} px and perhaps only to '
                 f'{MARGIN * alignment.error_px:.1f} px, expected {limit_px:.1f} px; add pairs of '
                 'other scenes seen by the same rig (six or more), or raise --max-error.')
     return ''
+
+
+def unfit(alignment: Alignment) -> list[int]:
+    """Return which pairs do not show the edges that the common alignment would bring together."""
+    return [index for index, value in enumerate(alignment.support) if value < MIN_SUPPORT]
 
 
 def _bootstrap(surfaces: Array, level: Level, rng: np.random.Generator) -> tuple[Array, float]:

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from rgbx_seg_ros import RgbxSegError, __version__
-from rgbx_seg_ros.alignment import Alignment, doubt, estimate
+from rgbx_seg_ros.alignment import ENOUGH_PAIRS, Alignment, doubt, estimate, unfit
 from rgbx_seg_ros.alignment_search import SearchRange
 from rgbx_seg_ros.bag import guess_topics, read_images
 from rgbx_seg_ros.cli import Arguments, run_command
@@ -161,6 +161,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
+def _fitting(pairs: list[ImagePair], search: SearchRange) -> list[ImagePair]:
+    """Return the pairs without those that do not fit, if enough and at least half are left."""
+    alignment = estimate([(pair.rgb, pair.aux) for pair in pairs], search)
+    out = unfit(alignment)
+    rest = [pair for index, pair in enumerate(pairs) if index not in out]
+    return rest if len(rest) >= max(ENOUGH_PAIRS, len(pairs) / 2) else pairs
+
+
 def _register(pairs: Sequence[ImagePair], out: Path, picture: Path, search: SearchRange,
               limit_px: float) -> tuple[Alignment, str]:
     """Estimate, write the picture and, without a doubt, the file; return the doubt as well."""
@@ -168,7 +176,7 @@ def _register(pairs: Sequence[ImagePair], out: Path, picture: Path, search: Sear
     reason = doubt(alignment, limit_px)
     caption = (f'error about {alignment.error_px:.1f} px (median), '
                f'{alignment.error_p90_px:.1f} px (p90), {len(pairs)} pairs'
-               + (' - NOT CONFIDENT, nothing written' if reason else ''))
+               + (f' - nothing written: {reason.split(", expected")[0]}' if reason else ''))
     write_atomically(picture, draw([(p.rgb, p.aux) for p in pairs], alignment.homography, caption))
     if not reason:
         text = yaml.safe_dump(document(alignment, pairs), sort_keys=False, default_flow_style=None)
@@ -198,6 +206,8 @@ def _parser() -> Arguments:
         'the file, as PNG)')
     add('--per-pair', action='store_true', help='a file for each pair, its name in the name of '
         'the file, for pictures that are not of one rig')
+    add('--drop-unfit', action='store_true', help='leave out pairs that do not fit the others '
+        '(of bad light, say), at most half of them')
     add('--modality', default='', choices=AUX_FOLDERS, help='which aux folder or topic')
     add('--rgb-topic', default='', metavar='TOPIC')
     add('--aux-topic', default='', metavar='TOPIC')
@@ -235,6 +245,8 @@ def _main() -> None:
     pairs = _read(args)
     picture = args.picture or args.out.with_suffix('.png')
     limit_px = LIMIT * pairs[0].rgb.shape[1] if args.max_error is None else args.max_error
+    if args.drop_unfit and not args.per_pair:
+        pairs = _fitting(pairs, search)
     rows = []
     for group in ([[pair] for pair in pairs] if args.per_pair else [pairs]):
         name = group[0].name if args.per_pair else f'{len(group)} pairs'

@@ -72,5 +72,7 @@ def _brightened(color: Array) -> Array:
 
 def _edges(color: Array) -> Array:
     gray = cv2.GaussianBlur(cv2.cvtColor(_brightened(color), cv2.COLOR_BGR2GRAY), (0, 0), 1.2)
-    edges: Array = cv2.Canny(gray, 40, 100) > 0
+    steep = sum(np.abs(cv2.Sobel(gray, cv2.CV_16S, *order)) for order in ((1, 0), (0, 1)))
+    high = max(100.0, 5 * float(np.median(steep)))  # the noise of a night is no edge
+    edges: Array = cv2.Canny(gray, 0.4 * high, high) > 0
     return edges

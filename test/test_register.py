@@ -107,6 +107,17 @@ def test_what_cannot_be_aligned_leaves_a_picture_and_no_file(tmp_path, monkeypat
     assert error.startswith('rgbx_register: error: ') and error.count('\n') == 1
 
 
+def test_pairs_in_the_dark_can_be_left_out(tmp_path, monkeypatch, capsys):
+    folder = write_folder(tmp_path / 'in', 4)
+    noise = np.random.default_rng(0).integers(0, 9, (480, 640, 3)).astype(np.uint8)
+    cv2.imwrite(str(folder / 'rgb' / '003.png'), noise)
+    out = tmp_path / 'r.yaml'
+    assert run(monkeypatch, folder, '--out', out) == 1
+    assert '1 of 4 pairs do not fit' in capsys.readouterr().err
+    assert run(monkeypatch, folder, '--out', out, '--drop-unfit') == 0
+    assert yaml.safe_load(out.read_text())['pairs'] == ['000', '001', '002']
+
+
 def test_each_pair_alone_has_its_own_file(tmp_path, monkeypatch, capsys):
     folder = write_folder(tmp_path / 'in', 1)
     for sub in ('rgb', 'thermal'):
