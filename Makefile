@@ -10,6 +10,7 @@ ROS    := $(VENV)/ros
 BAG    ?= sample/bag
 BUNDLE ?= sample/bundle
 OUT    ?= out/demo
+MINUTES ?= 30
 TESTS  ?= test rgbx_seg_train/tests
 
 # A ROS installation sourced in the caller's shell would mix with the one in .venv, and its choice of
@@ -28,7 +29,7 @@ INSTALLED_NAMES := $(sort $(shell find config launch rgbx_seg_ros sample -type f
 STAND_INS := vision_msgs tf2_msgs
 BUILT_FILES := CMakeLists.txt package.xml setup.cfg $(wildcard msg/*.msg) $(shell find $(STAND_INS:%=test/%) -type f)
 
-.PHONY: help demo test lint sample ros clean FORCE
+.PHONY: help demo test lint fuzz cycles soak sample ros clean FORCE
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
@@ -40,6 +41,15 @@ test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TES
 
 lint: $(VENV)/.lint  ## check style with ruff and types with mypy
 	@$(IN_ENV) ruff check . && mypy rgbx_seg_ros
+
+fuzz: $(ROS)/.built $(VENV)/.test  ## feed the node 100000 messages of nonsense (ARGS='--seed 1')
+	@$(IN_ROS) python test/fuzz.py --cases 100000 --dds 2000 $(ARGS)
+
+cycles: $(ROS)/.built $(VENV)/.test  ## take the node through its lifecycle 200 times in one process
+	@$(IN_ROS) python test/test_lifecycle.py $(or $(ARGS),200)
+
+soak: $(ROS)/.built $(VENV)/.test  ## run the node at 30 Hz for MINUTES=30 and watch its memory
+	@$(IN_ROS) python test/soak.py --minutes $(MINUTES) $(ARGS)
 
 sample: $(ROS)/.built $(VENV)/.test  ## make sample/ anew: training (an hour on 2 cores), export, bag
 	@$(IN_ROS) bash sample/make.sh
