@@ -113,8 +113,8 @@ def doubt(alignment: Alignment, limit_px: float) -> str:
                 '--max-rotation and --max-scale.')
     if weak and len(alignment.support) > 1:
         return (f'{weak} of {len(alignment.support)} pairs do not fit the homography of all, '
-                'expected one rig and light enough for edges; pass --drop-unfit to leave them out, '
-                'or --per-pair if they are of several rigs.')
+                'expected one rig and light enough for edges; pass --drop-unfit to leave them out '
+                '(six must remain), or --per-pair if they are of several rigs.')
     if MARGIN * alignment.error_px > limit_px:
         return (f'the homography is known to about {alignment.error_px:.1f} px and perhaps only to '
                 f'{MARGIN * alignment.error_px:.1f} px, expected {limit_px:.1f} px; add pairs of '

@@ -20,7 +20,7 @@ import numpy as np
 import yaml
 
 from rgbx_seg_ros import RgbxSegError, __version__
-from rgbx_seg_ros.alignment import ENOUGH_PAIRS, Alignment, doubt, estimate, unfit
+from rgbx_seg_ros.alignment import Alignment, doubt, estimate, unfit
 from rgbx_seg_ros.alignment_search import SearchRange
 from rgbx_seg_ros.bag import guess_topics, read_images
 from rgbx_seg_ros.cli import Arguments, run_command
@@ -37,6 +37,7 @@ from rgbx_seg_ros.stills import (
 from rgbx_seg_ros.sync import Pairer, SyncConfig
 
 METHOD = 'edge orientation, block correlation'
+LEFT_PAIRS = 6  # of fewer, those that happen to agree could be chosen
 LIMIT = 2 / 640  # of the RGB width: the error up to which a homography is written
 
 
@@ -162,11 +163,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _fitting(pairs: list[ImagePair], search: SearchRange) -> list[ImagePair]:
-    """Return the pairs without those that do not fit, if enough and at least half are left."""
+    """Return the pairs without those that do not fit, if six and half of them are left."""
     alignment = estimate([(pair.rgb, pair.aux) for pair in pairs], search)
     out = unfit(alignment)
     rest = [pair for index, pair in enumerate(pairs) if index not in out]
-    return rest if len(rest) >= max(ENOUGH_PAIRS, len(pairs) / 2) else pairs
+    return rest if len(rest) >= max(LEFT_PAIRS, len(pairs) / 2) else pairs
 
 
 def _register(pairs: Sequence[ImagePair], out: Path, picture: Path, search: SearchRange,
@@ -207,7 +208,7 @@ def _parser() -> Arguments:
     add('--per-pair', action='store_true', help='a file for each pair, its name in the name of '
         'the file, for pictures that are not of one rig')
     add('--drop-unfit', action='store_true', help='leave out pairs that do not fit the others '
-        '(of bad light, say), at most half of them')
+        '(of bad light, say), if at least six and half of all remain')
     add('--modality', default='', choices=AUX_FOLDERS, help='which aux folder or topic')
     add('--rgb-topic', default='', metavar='TOPIC')
     add('--aux-topic', default='', metavar='TOPIC')
