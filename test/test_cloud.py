@@ -99,6 +99,15 @@ def test_a_distorted_cameras_rays_project_back_to_their_pixels(model, d):
     assert np.abs(pixels.reshape(48, 64, 2) - np.dstack([u, v])).max() < 0.02
 
 
+@pytest.mark.parametrize('model, d', [('plumb_bob', (-0.3, 0.11, 0.001, -0.0005, -0.02)),
+                                      ('equidistant', (-0.02, 0.004, -0.003, 0.0007)),
+                                      ('plumb_bob', (-0.9, 0.1, 0.0, 0.0, 0.0))])  # blind corners
+def test_rays_of_large_images_are_those_of_each_pixel(model, d):
+    camera = Camera(640, 480, (400, 0, 320, 0, 400, 240, 0, 0, 1), d, model)
+    x, y = np.meshgrid(np.arange(640.0), np.arange(480.0))
+    np.testing.assert_allclose(camera_rays(camera), np.dstack(camera.rays(x, y)), atol=1e-4)
+
+
 @pytest.mark.parametrize(('call', 'says'), [
     (lambda: pinhole_rays((0,) * 9, (4, 4)), 'calibrate the camera'),
     (lambda: pinhole_rays((math.nan,) * 9, (4, 4)), 'calibrate the camera'),
