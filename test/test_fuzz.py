@@ -15,9 +15,13 @@ pytest.importorskip('rgbx_seg.msg', reason='the ROS package is not built; run `m
 
 import fuzz
 import fuzz_messages as nonsense
+import yaml
 from fuzz_dds import fuzz_over_dds
+from fuzz_target import Target
+from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
+from tf2_msgs.msg import TFMessage
 
 from rgbx_seg_ros import messages
 from rgbx_seg_ros.images import ImageError
@@ -57,6 +61,27 @@ def test_the_fuzzer_sees_a_pair_that_fails_and_a_mask_that_is_wrong(monkeypatch,
     failures = fuzz.fuzz_in_process(20, SEED, ['plain'])
     words = {'raises': 'has no mask', 'flips': 'is wrong'}[fault]
     assert failures and any(words in failure for failure in failures)
+
+
+def test_what_is_always_wrong_in_another_way_does_not_fill_the_log(tmp_path):
+    (tmp_path / 'identity.yaml').write_text(yaml.safe_dump(fuzz.IDENTITY))
+    target = Target(tmp_path, fuzz.CONFIGS['homography'] | {'pairs': ['']})
+    rng, stamp = Random(SEED), target.now_ns
+    for side in range(40, 80):  # an RGB camera whose shape changes with every image
+        images, _ = nonsense.valid_pair(rng, stamp := stamp + fuzz.SECOND, 0)
+        images['rgb'].width = images['rgb'].height = side
+        images['rgb'].step, images['rgb'].data = 3 * side, array.array('B', bytes(3 * side * side))
+        target.hand_over('/rgb/image_raw', images['rgb'])
+        target.hand_over('/thermal/image_raw', images['aux'])
+        target.settle()
+    target.close()
+    assert sum('calibrated at' in line for line in target.log.lines) == 1
+    target = Target(tmp_path, {'registration.mode': 'calibrated'})
+    for number in range(200):  # and transforms that are none
+        target.hand_over('/tf_static', TFMessage(transforms=[TransformStamped(
+            child_frame_id=f'frame {number % 100}')]))
+    target.close()
+    assert len(target.log.lines) < 30
 
 
 @settings(max_examples=200, deadline=None)
