@@ -181,8 +181,9 @@ class CameraPair:
     def report(self, fault: str) -> Report:
         """Return what the diagnostics tell; `fault` says why the node is not configured."""
         registration, engine = self._pipeline.registration, self._pipeline.segmenter.engine.info
-        facts = Facts(self.feed.state, self.feed.frozen, self.feed.skew_median_ns,
-                      registration.config.mode, self._missing(), registration.coverage,
+        facts = Facts(self.feed.state, self.feed.frozen, self.feed.frozen_rgb,
+                      self.feed.skew_median_ns, registration.config.mode, self._missing(),
+                      registration.coverage,
                       failure=self._failure)
         return Report(self.health, self.feed.drops,
                       [self._inputs[stream].topic_name for stream in STREAMS if self._inputs],

@@ -140,10 +140,6 @@ class Feed:
             return 'paired' if self._paired else 'waiting'
         return 'stopped' if len(lost) == 2 else self._state_without(lost[0])
 
-    def last(self, stream: str) -> Frame | None:
-        """Return the newest frame of a stream: its header serves where the stream is lost."""
-        return self._watches[stream].last
-
     def add(self, stream: str, stamp_ns: int, arrival_ns: int, data: Any,
             content: Any = None) -> list[Pair]:
         """Take one frame ('rgb' or 'aux'); return the pairs that it completes, oldest first.

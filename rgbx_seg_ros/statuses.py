@@ -17,7 +17,14 @@ from typing import NamedTuple
 import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.remedies import FROZEN, HARMLESS, STATES, TOLD_ELSEWHERE, UNPAIRED
+from rgbx_seg_ros.remedies import (
+    FROZEN,
+    FROZEN_RGB,
+    HARMLESS,
+    STATES,
+    TOLD_ELSEWHERE,
+    UNPAIRED,
+)
 
 WINDOW_REPORTS = 5  # of a second each
 HYSTERESIS = 0.2  # of the threshold
@@ -98,6 +105,7 @@ class Facts(NamedTuple):
 
     state: str = 'paired'  # degraded.Feed.state
     frozen: bool = False  # the aux image stands still
+    frozen_rgb: bool = False  # the RGB image does
     skew_median_ns: int | None = None  # Pairer.skew_median_ns: aux - rgb without offsets
     registration: str = 'none'  # registration.mode
     missing: str = ''  # what the registration waits for, as a sentence
@@ -190,6 +198,8 @@ def pairing(interval: Interval, facts: Facts, config: HealthConfig, limits: Thre
         problems.append((Level.WARN, UNPAIRED))
     if facts.frozen:
         problems.append((Level.WARN, FROZEN))
+    if facts.frozen_rgb:
+        problems.append((Level.WARN, FROZEN_RGB))
     problems += _lost(interval, config, limits)
     if interval.timings:
         skews = np.array([timing.skew_ms for timing in interval.timings])

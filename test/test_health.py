@@ -210,6 +210,11 @@ def test_waiting_is_fine_until_both_cameras_deliver_without_a_pair():
     assert (status.level, status.message) == (Level.WARN, remedies.UNPAIRED)
 
 
+def test_frozen_rgb_image_is_a_warning():
+    status = Clocked().second(Facts(frozen_rgb=True))['pairing']
+    assert (status.level, status.message) == (Level.WARN, remedies.FROZEN_RGB)
+
+
 def test_frozen_aux_image_is_a_warning_and_the_worst_comes_first():
     status = Clocked().second(Facts(frozen=True))['pairing']
     assert (status.level, status.message) == (Level.WARN, remedies.FROZEN)
@@ -351,5 +356,5 @@ def test_every_cause_and_state_is_documented():
     for name in (*REMEDIES, *remedies.STATES, *remedies.HARMLESS, *remedies.TOLD_ELSEWHERE):
         assert f'`{name}`' in text, name
     for sentence in (*REMEDIES.values(), *remedies.STATES.values(), remedies.FROZEN,
-                     remedies.UNPAIRED):
+                     remedies.FROZEN_RGB, remedies.UNPAIRED):
         assert sentence.rstrip('.') in text, sentence
