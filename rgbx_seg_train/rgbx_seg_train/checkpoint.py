@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import config_to_dict, parse_config
-from rgbx_seg_train.models import find_family, find_preset
+from rgbx_seg_train.models import find_config, find_family
 
 HEADER = 'rgbx_seg'
 FORMAT = 1
@@ -104,7 +104,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def build_model(config: Config, n_classes: int) -> nn.Module:
     """Return a new model as the configuration says, with random weights."""
     model = config.model
-    return find_family(model.family).build(find_preset(model.family, model.preset), n_classes)
+    preset = find_config(model.family, model.preset, model.options)
+    return find_family(model.family).build(preset, n_classes)
 
 
 def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:

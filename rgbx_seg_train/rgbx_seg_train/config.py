@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +68,7 @@ class ModelConfig:
 
     family: str = 'segrgbx'
     preset: str = 'tiny'
+    options: Mapping[str, Any] = field(default_factory=dict)  # changes to the preset's fields
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,10 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
         if not isinstance(value, list):
             raise RgbxSegError(f'{path} is {value!r}; expected a list.')
         return tuple(_source(item, f'{path}.{n}') for n, item in enumerate(value))
+    if typing.get_origin(hint) is Mapping:
+        if not isinstance(value, Mapping):
+            raise RgbxSegError(f'{path} is {value!r}; expected a mapping of keys.')
+        return dict(value)  # whoever reads it checks its keys
     optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
     if optional and value is None:
         return None

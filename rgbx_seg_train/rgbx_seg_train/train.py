@@ -73,6 +73,7 @@ def train(config: Config, resume: bool = False) -> Path:
     checkpoint = _checkpoint_to_resume(folder, config) if resume else None
     accelerator = _accelerator(settings)
     classes = CLASS_SETS[data.classes]
+    model = build_model(config, len(classes))  # first: a wrong option shows before the data load
 
     train_sets = [open_source(source, data) for source in data.train]
     validation_sets = [open_source(source, data) for source in data.validate]
@@ -82,7 +83,6 @@ def train(config: Config, resume: bool = False) -> Path:
     weights = class_weights(frequencies, config.loss)
     weights = weights if weights is None else weights.to(accelerator.device)
 
-    model = build_model(config, len(classes))
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if settings.init and checkpoint is None:

@@ -19,7 +19,7 @@ from rgbx_seg_train.config import (
 from rgbx_seg_train.config_file import config_to_dict, load_config, override, parse_config
 from rgbx_seg_train.data import sources
 from rgbx_seg_train.losses import WEIGHTINGS
-from rgbx_seg_train.models import find_preset
+from rgbx_seg_train.models import find_config
 from rgbx_seg_train.train import SCHEDULES as SCHEDULE_TABLE
 
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.yaml'))
@@ -34,7 +34,7 @@ def write(path, text):
 def test_every_shipped_config_loads_is_named_as_its_file_and_never_trains_on_its_test(path):
     config = load_config(path)
     assert config.name == path.stem
-    find_preset(config.model.family, config.model.preset)
+    find_config(config.model.family, config.model.preset, config.model.options)
     ranges = {part: [range(s.first_seed, s.first_seed + s.count) for s in getattr(config.data, part)
                      if isinstance(s, SyntheticSource)] for part in ('train', 'validate', 'test')}
     for seen in ranges['train']:

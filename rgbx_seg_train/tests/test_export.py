@@ -29,7 +29,7 @@ from rgbx_seg_train.data.sources import CLASS_SETS, open_source, stack
 from rgbx_seg_train.data.synthetic import aux_encoding
 from rgbx_seg_train.evaluate import evaluate, open_model
 from rgbx_seg_train.export import export, read_scores
-from rgbx_seg_train.models import find_family, find_preset
+from rgbx_seg_train.models import find_config, find_family
 from rgbx_seg_train.preprocess import normalize
 from rgbx_seg_train.train import train
 
@@ -312,7 +312,7 @@ def test_the_tiny_network_learns_from_another_modality_than_thermal(modality):
     settings = RenderSettings(0, 2, modality, 96, 128)
     scenes = stack([render_sample(seed, settings) for seed in (0, 1)], zero_aux=False)
     rgb, aux, label = map(torch.from_numpy, scenes)
-    model = find_family('segrgbx').build(find_preset('segrgbx', 'tiny'), 9)
+    model = find_family('segrgbx').build(find_config('segrgbx', 'tiny'), 9)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     losses = []
     for _ in range(8):

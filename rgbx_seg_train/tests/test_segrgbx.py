@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import SegformerConfig, SegformerModel
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train.models import FAMILIES, find_family, find_preset
+from rgbx_seg_train.models import FAMILIES, find_config, find_family
 from rgbx_seg_train.models.blocks.fusion import FeatureFusion, FeatureRectification
 from rgbx_seg_train.models.blocks.mit import Attention
 from rgbx_seg_train.models.segrgbx import PRESETS, Embeddings, SegRGBX, SegRGBXConfig
@@ -59,7 +59,7 @@ def test_an_unknown_family_or_preset_is_refused_with_the_valid_ones() -> None:
     with pytest.raises(RgbxSegError, match='segformer.*segrgbx'):
         find_family('segformer')
     with pytest.raises(RgbxSegError, match='huge.*tiny.*b5'):
-        find_preset('segrgbx', 'huge')
+        find_config('segrgbx', 'huge')
 
 
 def test_every_preset_builds_on_the_meta_device() -> None:

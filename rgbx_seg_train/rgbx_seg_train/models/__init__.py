@@ -1,28 +1,29 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""The table of model families: what `family` in a config or a manifest may name."""
+"""The table of model families: what `family` in a config or a manifest may name.
+
+A model is built by `Family.build(config, n_classes, modalities)` and offers
+
+- `forward(rgb, aux, modality, stride=1)` -> logits (B, n_classes, H/stride, W/stride) of rgb
+  (B, 3, H, W), ImageNet-normalized, aux (B, 3, H, W) in [0, 1], and B names or ids of modalities,
+- `merge(modality)` -> a module in eval mode, `forward(rgb, aux)`, for one modality: what is
+  exported; if its `scene_width` is above 0, its embeddings of the scene can be computed apart,
+- `COMPONENTS`: (name, pattern of parameter names), which tell every parameter's component.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
-
-from torch import nn
+from collections.abc import Mapping
+from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models import segrgbx
-
-
-class Family(NamedTuple):
-    """One row of the table."""
-
-    config: type  # a frozen dataclass
-    presets: Mapping[str, Any]  # name -> config
-    build: Callable[..., nn.Module]  # (config, n_classes[, modalities]) -> model
-
+from rgbx_seg_train.models.family import NONE, Family
+from rgbx_seg_train.models.options import override_fields
 
 FAMILIES: dict[str, Family] = {
-    'segrgbx': Family(segrgbx.SegRGBXConfig, segrgbx.PRESETS, segrgbx.SegRGBX),
+    'segrgbx': Family(segrgbx.SegRGBXConfig, segrgbx.PRESETS, segrgbx.SegRGBX,
+                      size=(512, 512), n_classes=70),
 }
 
 
@@ -36,12 +37,15 @@ def find_family(name: str) -> Family:
     return FAMILIES[name]
 
 
-def find_preset(family: str, name: str) -> Any:
-    """Return the config of a family's preset; RgbxSegError lists the valid ones."""
+def find_config(family: str, preset: str = 'full', options: Mapping[str, Any] = NONE) -> Any:
+    """Return the config of a family's preset with some fields changed; RgbxSegError says which.
+
+    `options` is nested as the fields are: {'dsrm': {'structure': 'a'}}.
+    """
     presets = find_family(family).presets
-    if name not in presets:
+    if preset not in presets:
         raise RgbxSegError(
-            f'preset of {family}: found {name!r}, expected one of {", ".join(presets)}; '
+            f'preset of {family}: found {preset!r}, expected one of {", ".join(presets)}; '
             'correct the name.'
         )
-    return presets[name]
+    return override_fields(presets[preset], options) if options else presets[preset]
