@@ -273,7 +273,7 @@ class CameraPair:
         done = self._pipeline(
             rgb, aux, messages.encoding(pair.aux.data) if pair.aux else '',
             messages.stamp_ns(header), depth, self._value('confidence.threshold'),
-            self._value('mask.smoothing'))
+            self._value('mask.smoothing'), self._value('scene.every'))
         segmented = time.perf_counter()
         view = messages.View(
             header, pair.aux.data.header if pair.aux else header, done.rgb, done.aux, done.result,
@@ -292,7 +292,7 @@ class CameraPair:
             registration_ms=done.registration_ms, resize_ms=result.resize_ms,
             publish_ms=(ended - segmented) * 1e3, wait_ms=wait_ms)
         self.health.publish(timing)
-        for note in (*self._pipeline.front_end.notes(), self._pipeline.registration.warning()):
+        for note in self._pipeline.notes():
             self._tell(re.sub(r'\d+', '', note), '', note)  # one kind, whatever the numbers
         if 'stats' in wanted:
             self._publishers['stats'].publish(messages.to_stats(

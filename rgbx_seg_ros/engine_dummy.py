@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import EngineInfo, Tensor
+from rgbx_seg_ros.engine import EngineInfo, Scene, Tensor, no_scene_graph
 from rgbx_seg_ros.manifest import Manifest
 
 
@@ -27,13 +27,26 @@ class DummyEngine:
         rows = np.arange(height) * 255 // max(height - 1, 1)
         self._label: Tensor | None = np.tile(stripes, (1, height, 1))
         self._confidence = np.repeat(rows.astype(np.uint8), width).reshape(1, height, width)
+        self._scene: Scene | None = None
+        if manifest.scene is not None:
+            nothing = np.zeros((1, manifest.scene.width), np.float32)
+            self._scene = Scene(nothing, nothing)
         self.info = EngineInfo('dummy', '1', 'cpu', 'none')
 
-    def __call__(self, rgb: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
+                 ) -> tuple[Tensor, Tensor]:
         """Return the same label and confidence for every pair."""
         if self._label is None:
             raise RgbxSegError('the engine is closed; open it again.')
         return self._label, self._confidence
+
+    def embed(self, rgb: Tensor, aux: Tensor) -> Scene:
+        """Return zeros for every pair."""
+        if self._label is None:
+            raise RgbxSegError('the engine is closed; open it again.')
+        if self._scene is None:
+            raise no_scene_graph()
+        return self._scene
 
     def close(self) -> None:
         """Free the answer."""

@@ -7,8 +7,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import INPUTS, OUTPUTS, EngineInfo, Tensor, check_tensors
-from rgbx_seg_ros.manifest import MODEL_FILE, Manifest
+from rgbx_seg_ros.engine import (
+    EMBEDDINGS,
+    OUTPUTS,
+    EngineInfo,
+    Found,
+    Graph,
+    Scene,
+    Tensor,
+    check_tensors,
+    graphs,
+    no_scene_graph,
+)
+from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE, Manifest
 
 try:
     import onnxruntime as ort
@@ -16,38 +27,63 @@ except ImportError:
     raise RgbxSegError('onnxruntime is not installed; run `pip install onnxruntime`.') from None
 
 
+DTYPES = {'tensor(uint8)': 'uint8', 'tensor(float)': 'float32'}
+
+
 class OnnxRuntimeEngine:
-    """A bundle's model in an ONNX Runtime session; see `rgbx_seg_ros.engine.Engine`."""
+    """A bundle's graphs in ONNX Runtime sessions; see `rgbx_seg_ros.engine.Engine`."""
 
     def __init__(self, bundle: Path, manifest: Manifest) -> None:
-        """Load the model; RgbxSegError if it cannot be read or breaks the bundle contract."""
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Spinning worker threads would take the cores that the camera drivers need.
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
-        path = bundle / MODEL_FILE
-        try:
-            session = ort.InferenceSession(str(path), options, ['CPUExecutionProvider'])
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            reason = str(error).split('\n')[0]
-            raise RgbxSegError(f'{path}: onnxruntime {ort.__version__} cannot load it ({reason}); '
-                               'export the bundle again.') from None
-        tensors = [*session.get_inputs(), *session.get_outputs()]
-        check_tensors({t.name: (t.type[len('tensor('):-1], tuple(t.shape)) for t in tensors},
-                      manifest)
-        if extra := {t.name for t in session.get_inputs()} - set(INPUTS):
-            raise RgbxSegError(f'{path}: has the further input {sorted(extra)[0]}, expected '
-                               f'{" and ".join(INPUTS)} alone; export the bundle again.')
-        self._session: ort.InferenceSession | None = session
+        """Load the graphs; RgbxSegError if one cannot be read or breaks the bundle contract."""
+        self._sessions: dict[str, ort.InferenceSession] = {
+            name: _open(bundle / name, graph) for name, graph in graphs(manifest).items()}
+        self._has_scene = manifest.scene is not None
         self.info = EngineInfo('onnxruntime', ort.__version__, 'cpu', 'fp32')
 
-    def __call__(self, rgb: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
+                 ) -> tuple[Tensor, Tensor]:
         """Run one pair of batch size 1."""
-        if self._session is None:
-            raise RgbxSegError('the engine is closed; open it again.')
-        label, confidence = self._session.run(list(OUTPUTS), {'rgb': rgb, 'aux': aux})
+        session = self._session(MODEL_FILE)
+        inputs = {'rgb': rgb, 'aux': aux}
+        if self._has_scene:
+            inputs.update((scene or self.embed(rgb, aux))._asdict())
+        label, confidence = session.run(OUTPUTS, inputs)
         return label, confidence
 
+    def embed(self, rgb: Tensor, aux: Tensor) -> Scene:
+        """Run the scene graph on one pair of batch size 1."""
+        if not self._has_scene:
+            raise no_scene_graph()
+        return Scene(*self._session(SCENE_FILE).run(EMBEDDINGS, {'rgb': rgb, 'aux': aux}))
+
     def close(self) -> None:
-        """Free the session."""
-        self._session = None
+        """Free the sessions."""
+        self._sessions.clear()
+
+    def _session(self, name: str) -> ort.InferenceSession:
+        if name not in self._sessions:
+            raise RgbxSegError('the engine is closed; open it again.')
+        return self._sessions[name]
+
+
+def _open(path: Path, graph: Graph) -> ort.InferenceSession:
+    """Return the session of an ONNX file that has the tensors of `graph`."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Spinning worker threads would take the cores that the camera drivers need.
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+    try:
+        session = ort.InferenceSession(str(path), options, ['CPUExecutionProvider'])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        reason = str(error).split('\n')[0]
+        raise RgbxSegError(f'{path}: onnxruntime {ort.__version__} cannot load it ({reason}); '
+                           'export the bundle again.') from None
+    try:
+        check_tensors(_tensors(session.get_inputs()), _tensors(session.get_outputs()), graph)
+    except RgbxSegError as error:
+        raise RgbxSegError(f'{path}: {error}') from None
+    return session
+
+
+def _tensors(found: list[ort.NodeArg]) -> Found:
+    return {t.name: (DTYPES.get(t.type, t.type), tuple(t.shape)) for t in found}

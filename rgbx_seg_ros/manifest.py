@@ -1,11 +1,16 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""The bundle: a folder with `model.onnx` and the `manifest.yaml` that says how to use it."""
+"""The bundle: a folder with `model.onnx` and the `manifest.yaml` that says how to use it.
+
+A network that also reads embeddings of the whole scene comes in two graphs: `scene.onnx` makes the
+embeddings, every few frames, and `model.onnx` takes them with each pair of images.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import reprlib
 import shutil
 import sys
@@ -21,12 +26,15 @@ from rgbx_seg_ros import RgbxSegError
 
 FORMAT = 1
 MODEL_FILE = 'model.onnx'
+SCENE_FILE = 'scene.onnx'
 MANIFEST_FILE = 'manifest.yaml'
 UNLABELED = 255
 MODALITIES = ('thermal', 'depth', 'event', 'polarization', 'lightfield')
 RANGES = ('fixed', 'percentile')
 MAX_SIDE = 8192  # pixels; a manifest is bounded before anything of its size is allocated
 MAX_MANIFEST_BYTES = 1 << 20
+MAX_SCENE_WIDTH = 65536
+MAX_SCENE_EVERY = 100_000  # frames: nearly an hour at 30 Hz
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,24 @@ class AuxEncoding:
 
 
 @dataclass(frozen=True)
+class SceneGraph:
+    """The second graph of a bundle: what it embeds changes slower than the frames come."""
+
+    onnx_sha256: str  # of scene.onnx; '' until the bundle is saved
+    width: int  # of each embedding
+    every: int  # frames from one run to the next; 1 is every frame
+
+    def __post_init__(self) -> None:
+        """Refuse what no bundle holds."""
+        good = isinstance(self.onnx_sha256, str) and re.fullmatch('([0-9a-f]{64})?',
+                                                                  self.onnx_sha256)
+        _expect(bool(good), 'scene.onnx_sha256', self.onnx_sha256, '64 hexadecimal digits')
+        for name, most in (('width', MAX_SCENE_WIDTH), ('every', MAX_SCENE_EVERY)):
+            value = getattr(self, name)
+            _expect(_is_int(value, 1, most), f'scene.{name}', value, f'an integer 1..{most}')
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What `manifest.yaml` holds: everything a robot must know to run `model.onnx`."""
 
@@ -99,6 +125,7 @@ class Manifest:
     model_license: str
     scores: Mapping[str, float]
     aux_dropout: float = 0.0  # share of training samples whose aux was zero, as of a lost camera
+    scene: SceneGraph | None = None  # None: the bundle is one graph
 
     def __post_init__(self) -> None:
         """Refuse what this version cannot run."""
@@ -127,37 +154,61 @@ class Manifest:
 
 
 def load_bundle(folder: Path) -> Manifest:
-    """Return the validated manifest of a bundle whose ONNX file has the SHA-256 it names."""
+    """Return the validated manifest of a bundle whose ONNX files have the SHA-256 it names."""
     folder = Path(folder)
     if not folder.is_dir():
         raise RgbxSegError(f'bundle {folder}: no such folder; expected one with {MODEL_FILE} and '
                            f'{MANIFEST_FILE}, as `rgbx_export` writes it.')
     for name in (MANIFEST_FILE, MODEL_FILE):
-        if not (folder / name).is_file():
-            raise RgbxSegError(f'bundle {folder}: {name} is missing; copy the whole bundle again '
-                               'or export it with `rgbx_export`.')
+        _expect_file(folder, name)
     try:
         manifest = _parse(_read_yaml(folder / MANIFEST_FILE))
     except RgbxSegError as error:
         raise RgbxSegError(f'{folder / MANIFEST_FILE}: {error}') from None
-    found = sha256_of(folder / MODEL_FILE)
-    if found != manifest.onnx_sha256:
-        raise RgbxSegError(
-            f'{folder / MODEL_FILE}: SHA-256 is {found[:12]}…, but the manifest expects '
-            f'{manifest.onnx_sha256[:12]}…; the file is damaged or was exchanged: copy or export '
-            'the bundle again.')
+    _expect_sha256(folder / MODEL_FILE, manifest.onnx_sha256)
+    if manifest.scene is not None:
+        _expect_file(folder, SCENE_FILE)
+        _expect_sha256(folder / SCENE_FILE, manifest.scene.onnx_sha256)
     return manifest
 
 
-def save_bundle(folder: Path, onnx_bytes: bytes, manifest: Manifest) -> None:
-    """Write a bundle folder whole or not at all, with the SHA-256 of `onnx_bytes` filled in."""
+def _expect_file(folder: Path, name: str) -> None:
+    if not (folder / name).is_file():
+        raise RgbxSegError(f'bundle {folder}: {name} is missing; copy the whole bundle again '
+                           'or export it with `rgbx_export`.')
+
+
+def _expect_sha256(path: Path, expected: str) -> None:
+    found = sha256_of(path)
+    if found != expected:
+        raise RgbxSegError(
+            f'{path}: SHA-256 is {found[:12]}…, but the manifest expects {expected[:12]}…; the '
+            'file is damaged or was exchanged: copy or export the bundle again.')
+
+
+def save_bundle(folder: Path, onnx_bytes: bytes, manifest: Manifest,
+                scene_bytes: bytes | None = None) -> None:
+    """Write a bundle folder whole or not at all, with the SHA-256 of its graphs filled in.
+
+    `scene_bytes` is the graph that `manifest.scene` tells of: both are there, or neither.
+    """
     folder = Path(folder)
+    files = {MODEL_FILE: onnx_bytes}
     manifest = replace(manifest, onnx_sha256=hashlib.sha256(onnx_bytes).hexdigest())
+    if (manifest.scene is None) != (scene_bytes is None):
+        raise RgbxSegError(f'bundle {folder}: {SCENE_FILE} is {"not " * (scene_bytes is None)}'
+                           f'given, but manifest.scene is {manifest.scene}; expected both or '
+                           'neither.')
+    if manifest.scene is not None and scene_bytes is not None:
+        files[SCENE_FILE] = scene_bytes
+        digest = hashlib.sha256(scene_bytes).hexdigest()
+        manifest = replace(manifest, scene=replace(manifest.scene, onnx_sha256=digest))
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
     try:
         temporary.chmod(0o755)
-        (temporary / MODEL_FILE).write_bytes(onnx_bytes)
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
         (temporary / MANIFEST_FILE).write_text(_to_yaml(manifest), encoding='utf-8')
         replace_folder(temporary, folder, ours=(MANIFEST_FILE,))
     finally:
@@ -216,6 +267,8 @@ def _parse(data: Any) -> Manifest:
     _expect(isinstance(values['classes'], list), 'classes', values['classes'], 'a list')
     values['classes'] = tuple(_parse_class(item, n) for n, item in enumerate(values['classes']))
     _expect(isinstance(values['scores'], dict), 'scores', values['scores'], 'a mapping')
+    if 'scene' in values:
+        values['scene'] = SceneGraph(**_keys(values['scene'], SceneGraph, 'scene.'))
     return Manifest(**values)
 
 
@@ -244,6 +297,9 @@ def _to_yaml(manifest: Manifest) -> str:
     data['classes'] = [{'id': c.id, 'name': c.name, 'color': list(c.color)}
                        for c in manifest.classes]
     data['scores'] = {key: float(value) for key, value in manifest.scores.items()}
+    scene = data.pop('scene')
+    if scene is not None:
+        data['scene'] = {f.name: getattr(scene, f.name) for f in fields(SceneGraph)}
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)
 
 

@@ -21,6 +21,7 @@ from rgbx_seg_ros.aux_presets import CAMERAS
 from rgbx_seg_ros.degraded import AUX_LOST, RGB_LOST, DegradedConfig
 from rgbx_seg_ros.engine import BACKENDS
 from rgbx_seg_ros.health import HealthConfig
+from rgbx_seg_ros.manifest import MAX_SCENE_EVERY
 from rgbx_seg_ros.pipeline import PipelineConfig
 from rgbx_seg_ros.radiometry import FALSE_COLOR, NORMALIZE, UNITS, AuxConfig
 from rgbx_seg_ros.registration import MODES, RegistrationConfig
@@ -116,6 +117,8 @@ PARAMETERS = (
               0.0, 1.0, read_only=False),
     Parameter('mask.smoothing', 0.0, 'Time constant of the mask, 0 = none [s].', 0.0, 10.0,
               read_only=False),
+    Parameter('scene.every', 0, 'Pairs from one run of the scene graph to the next, 0 = as the '
+              'bundle says [count].', 0, MAX_SCENE_EVERY, read_only=False),
     Parameter('overlay.alpha', 0.6, 'Opacity of the classes in ~/overlay [0..1].', 0.0, 1.0,
               read_only=False),
 )

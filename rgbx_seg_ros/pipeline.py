@@ -4,7 +4,7 @@
 
 aux to uint8 as in training, aux onto the RGB grid, network, threshold and smoothing of the mask. A
 pipeline belongs to one camera pair, for it remembers: the range of the thermal image, the maps of
-the registration, the mask before.
+the registration, the mask before, what the scene is like.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros.registration import Registration, RegistrationConfig
+from rgbx_seg_ros.scene import SceneMemory
 from rgbx_seg_ros.segmenter import Segmentation, Segmenter
 from rgbx_seg_ros.smoothing import MaskSmoother
 from rgbx_seg_ros.thermal import AuxConfig, AuxFrontEnd
@@ -54,17 +55,23 @@ class Pipeline:
             replace(config.registration, aux_name=manifest.modality))
         self._network_size = (manifest.height, manifest.width)
         self._smoother: MaskSmoother | None = None
+        self._every = manifest.scene.every if manifest.scene is not None else 0
+        self._scene = SceneMemory(self._every) if self._every else None
+        self._present = (True, True)  # which cameras the scene was seen by
+        self._unheeded = False
         self._rgb_size = self._network_size
 
     def __call__(self, rgb: Image | None, aux: NDArray[Any] | None, encoding: str, stamp_ns: int,
                  depth: NDArray[np.float32] | None = None, min_confidence: float = 0.0,
-                 smoothing_s: float = 0.0) -> Processed:
+                 smoothing_s: float = 0.0, scene_every: int = 0) -> Processed:
         """Segment RGB uint8 (H, W, 3) and raw aux (h, w) or (h, w, 3) as `images.decode` gives it.
 
         A lost camera is None: the network gets zeros in its place, as training's dropout has them.
         `encoding` is that of the aux message, `depth` float32 (H, W) in meters on the RGB grid.
+        The scene graph of a bundle that has one runs every `scene_every` pairs (0: as it says).
         """
         began = time.perf_counter()
+        scene = self._memory(scene_every, (rgb is not None, aux is not None))
         if rgb is None:
             rgb = np.zeros((*self._rgb_size, 3), np.uint8)
         self._rgb_size = rgb.shape[:2]
@@ -78,9 +85,31 @@ class Pipeline:
             # Straight to the network's size: three times cheaper than onto the whole RGB grid.
             aux = self.registration.apply(aux, self._rgb_size, depth, self._network_size)
             registered = time.perf_counter()
-        result = self.segmenter(rgb, aux, min_confidence, self._smoothing(smoothing_s), stamp_ns)
+        result = self.segmenter(rgb, aux, min_confidence, self._smoothing(smoothing_s), stamp_ns,
+                                scene)
         return Processed(rgb, aux, result, (normalized - began) * 1e3,
                          (registered - normalized) * 1e3)
+
+    def notes(self) -> list[str]:
+        """Return sentences on what is probably wrong; some are returned once, some each time."""
+        notes = [*self.front_end.notes(), self.registration.warning()]
+        if self._unheeded:
+            notes.append('scene.every has no effect: the bundle is one graph; export it with '
+                         'export.scene_every above 0, or set scene.every to 0.')
+        return [note for note in notes if note]
+
+    def _memory(self, every: int, present: tuple[bool, bool]) -> SceneMemory | None:
+        """Return the memory of the scene, which forgets when a camera is lost or comes back."""
+        self._unheeded = every > 0 and self._scene is None
+        if self._scene is None:
+            return None
+        self._scene.every = every or self._every
+        # Zeros in place of an image have an embedding of their own, which describes no scene; and
+        # the network has never met the one of an image together with zeros for that image.
+        if present != self._present:
+            self._present = present
+            self._scene.reset()
+        return self._scene
 
     def _smoothing(self, time_constant_s: float) -> MaskSmoother | None:
         if time_constant_s <= 0:

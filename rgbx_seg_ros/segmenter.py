@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import Engine
 from rgbx_seg_ros.manifest import Manifest
+from rgbx_seg_ros.scene import SceneMemory
 from rgbx_seg_ros.smoothing import MaskSmoother
 
 Image = NDArray[np.uint8]
@@ -29,6 +30,7 @@ class Segmentation(NamedTuple):
     engine_ms: float
     total_ms: float
     resize_ms: float = 0.0  # of the total: to the network's size and back
+    scene_ms: float = 0.0  # of engine_ms: for the scene graph; 0 if its answer was kept
 
 
 class Segmenter:
@@ -45,12 +47,14 @@ class Segmenter:
         self._enlarge = Enlarger(size, size)
 
     def __call__(self, rgb: Image, aux: Image, min_confidence: float = 0.0,
-                 smoother: MaskSmoother | None = None, stamp_ns: int = 0) -> Segmentation:
+                 smoother: MaskSmoother | None = None, stamp_ns: int = 0,
+                 scene: SceneMemory | None = None) -> Segmentation:
         """Segment rgb uint8 (H, W, 3) with aux uint8 (h, w) or (h, w, C), as the manifest says.
 
         Both show the same field of view; their sizes may differ. Pixels whose confidence, smoothed
         if there is a `smoother`, is below `min_confidence` (0..1) become UNLABELED. `stamp_ns` is
-        the smoother's time.
+        the time of the smoother and of the `scene` memory, without which a bundle of two graphs
+        runs both on every pair.
         """
         began = time.perf_counter()
         channels = self.manifest.aux.channels
@@ -61,7 +65,7 @@ class Segmenter:
                                'channels, as `thermal.to_uint8` gives it.')
         tensors = _to_tensor(rgb, self._rgb), _to_tensor(aux, self._aux)
         started = time.perf_counter()
-        label, confidence = (array[0] for array in self.engine(*tensors))
+        label, confidence, scene_ms = self._run(*tensors, scene, stamp_ns)
         ended = time.perf_counter()
         if smoother is not None:
             label, confidence = smoother(label, confidence, stamp_ns)
@@ -72,7 +76,23 @@ class Segmenter:
         mask, sure = self._enlarge(label), self._enlarge(confidence)
         now = time.perf_counter()
         return Segmentation(mask, sure, (ended - started) * 1e3, (now - began) * 1e3,
-                            (started - began + now - decided) * 1e3)
+                            (started - began + now - decided) * 1e3, scene_ms)
+
+    def _run(self, rgb: Image, aux: Image, memory: SceneMemory | None,
+             stamp_ns: int) -> tuple[Image, Image, float]:
+        """Return label and confidence (H, W) of the network, and the ms the scene graph took."""
+        if self.manifest.scene is None:
+            label, confidence = self.engine(rgb, aux)
+            return label[0], confidence[0], 0.0
+        scene, scene_ms = memory.recall(stamp_ns) if memory is not None else None, 0.0
+        if scene is None:
+            began = time.perf_counter()
+            scene = self.engine.embed(rgb, aux)
+            if memory is not None:
+                scene = memory.keep(scene)
+            scene_ms = (time.perf_counter() - began) * 1e3
+        label, confidence = self.engine(rgb, aux, scene)
+        return label[0], confidence[0], scene_ms
 
     def _unlabel(self, label: Image, confidence: Image, min_confidence: float) -> Image:
         """Return the label with UNLABELED where it is not certain enough, in a buffer of ours."""

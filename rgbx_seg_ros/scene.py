@@ -1,0 +1,56 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a camera pair remembers of its scene: embeddings of one frame that serve the next ones too.
+
+An embedding tells of the place as a whole and changes slower than frames come, so the graph that
+makes it need not run on each of them. While it is kept, it costs nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.engine import Scene
+from rgbx_seg_ros.manifest import MAX_SCENE_EVERY
+
+MAX_GAP_NS = 1_000_000_000  # after this long without a frame the robot may be somewhere else
+
+
+class SceneMemory:
+    """Holds the embeddings of one camera pair for `every` frames. Not thread-safe."""
+
+    def __init__(self, every: int) -> None:
+        """Start with nothing kept; `every` 1 keeps nothing ever, and may be set anew later."""
+        if not 1 <= every <= MAX_SCENE_EVERY:
+            raise RgbxSegError(f'scene.every is {every}; expected 1..{MAX_SCENE_EVERY} frames.')
+        self.every = every
+        self._served = 0  # frames that what is kept was used for; 0: nothing is kept
+        self._stamp_ns = 0
+        self._kept: Scene | None = None
+
+    def recall(self, stamp_ns: int) -> Scene | None:
+        """Return the scene for the frame of this stamp, or None if the frame must be embedded.
+
+        It must if `every` frames were served, after `reset`, and after a stamp that goes back or
+        more than 1 s ahead: a bag that begins anew, a robot that was paused.
+        """
+        gap, self._stamp_ns = stamp_ns - self._stamp_ns, stamp_ns
+        if not 0 < self._served < self.every or not 0 <= gap <= MAX_GAP_NS:
+            self._served = 0  # also if embedding then fails: the next frame tries again
+            return None
+        self._served += 1
+        return self._kept
+
+    def keep(self, scene: Scene) -> Scene:
+        """Copy the scene of the frame that `recall` was last asked for; return the copy."""
+        if self._kept is None or self._kept.s_rgb.shape != scene.s_rgb.shape:
+            self._kept = Scene(*(np.empty_like(array) for array in scene))
+        for own, given in zip(self._kept, scene, strict=True):
+            np.copyto(own, given)
+        self._served = 1
+        return self._kept
+
+    def reset(self) -> None:
+        """Forget what is kept: the next frame is embedded."""
+        self._served = 0
