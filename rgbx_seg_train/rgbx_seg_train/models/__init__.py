@@ -17,13 +17,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train.models import segrgbx
+from rgbx_seg_train.models import segrgbx, shifnet
 from rgbx_seg_train.models.family import NONE, Family
 from rgbx_seg_train.models.options import override_fields
 
 FAMILIES: dict[str, Family] = {
     'segrgbx': Family(segrgbx.SegRGBXConfig, segrgbx.PRESETS, segrgbx.SegRGBX,
                       size=(512, 512), n_classes=70),
+    'shifnet': Family(shifnet.SHIFNetConfig, shifnet.PRESETS, shifnet.SHIFNet, shifnet.PARTS,
+                      shifnet.PRETRAINED, shifnet.PUBLISHED, size=(480, 640), n_classes=9),
 }
 
 
