@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rgbx_seg_ros.manifest import AuxEncoding, ClassInfo, Manifest, save_bundle
+from rgbx_seg_ros.manifest import AuxEncoding, ClassInfo, Manifest, SceneGraph, save_bundle
 
 CLASSES = (ClassInfo(0, 'unlabeled', (0, 0, 0)), ClassInfo(1, 'car', (64, 0, 128)),
            ClassInfo(2, 'person', (64, 64, 0)))
@@ -25,42 +26,75 @@ def manifest(height: int = 48, width: int = 64, aux: AuxEncoding = THERMAL,
                     data_license='CC0-1.0', model_license='Apache-2.0', scores={'miou': 0.5})
 
 
-def tiny_onnx(height: int = 48, width: int = 64, aux_channels: int = 1) -> bytes:
+def tiny_onnx(height: int = 48, width: int = 64, aux_channels: int = 1,
+              scene_width: int = 0) -> bytes:
     """Return a model of the bundle contract: label = (red > 127) + (aux > 127), confidence = aux.
 
-    The label of a pixel is thus 0, 1 or 2 and depends on both inputs, see `expected`.
+    The label of a pixel is thus 0, 1 or 2 and depends on both inputs, see `expected`. With a
+    `scene_width`, half of each image's embedding, the largest value in it, stands for 127.
     """
-    def info(name: str, *shape: int) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, TensorProto.UINT8, list(shape))
-
     constants = {'zero': np.array([0], np.int64), 'axis': np.array([3], np.int64),
-                 'half': np.array(127.0, np.float32)}
+                 'half': np.array(0.5 if scene_width else 127.0, np.float32)}
+    limits = {name: f'{name}_half' if scene_width else 'half' for name in ('rgb', 'aux')}
     nodes = [
+        *[node for name in ('rgb', 'aux') if scene_width for node in (
+            helper.make_node('ReduceMax', [f's_{name}'], [f'{name}_most'], keepdims=0),
+            helper.make_node('Mul', [f'{name}_most', 'half'], [limits[name]]))],
         helper.make_node('Cast', ['rgb'], ['rgb_f'], to=TensorProto.FLOAT),
         helper.make_node('Cast', ['aux'], ['aux_f'], to=TensorProto.FLOAT),
         *[node for name in ('rgb', 'aux') for node in (
             helper.make_node('Gather', [f'{name}_f', 'zero'], [f'{name}_4'], axis=3),
             helper.make_node('Squeeze', [f'{name}_4', 'axis'], [f'{name}_1']),
-            helper.make_node('Greater', [f'{name}_1', 'half'], [f'{name}_b']),
+            helper.make_node('Greater', [f'{name}_1', limits[name]], [f'{name}_b']),
             helper.make_node('Cast', [f'{name}_b'], [f'{name}_n'], to=TensorProto.FLOAT))],
         helper.make_node('Add', ['rgb_n', 'aux_n'], ['sum']),
         helper.make_node('Cast', ['sum'], ['label'], to=TensorProto.UINT8),
         helper.make_node('Cast', ['aux_1'], ['confidence'], to=TensorProto.UINT8),
     ]
-    graph = helper.make_graph(
-        nodes, 'tiny', [info('rgb', 1, height, width, 3), info('aux', 1, height, width,
-                                                               aux_channels)],
-        [info('label', 1, height, width), info('confidence', 1, height, width)],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()])
+    inputs = [info('rgb', 1, height, width, 3), info('aux', 1, height, width, aux_channels)]
+    inputs += [info(f's_{name}', 1, scene_width, kind=TensorProto.FLOAT)
+               for name in ('rgb', 'aux') if scene_width]
+    return to_bytes(nodes, inputs, [info('label', 1, height, width),
+                                    info('confidence', 1, height, width)], constants)
+
+
+def scene_onnx(height: int = 48, width: int = 64, aux_channels: int = 1,
+               scene_width: int = 4) -> bytes:
+    """Return a scene graph: each image's largest value, repeated `scene_width` times."""
+    constants = {'all': np.array([1, 2, 3], np.int64), 'axis': np.array([1], np.int64),
+                 'shape': np.array([1, scene_width], np.int64)}
+    nodes = [node for name in ('rgb', 'aux') for node in (
+        helper.make_node('Cast', [name], [f'{name}_f'], to=TensorProto.FLOAT),
+        helper.make_node('ReduceMax', [f'{name}_f', 'all'], [f'{name}_most'], keepdims=0),
+        helper.make_node('Unsqueeze', [f'{name}_most', 'axis'], [f'{name}_1']),
+        helper.make_node('Expand', [f'{name}_1', 'shape'], [f's_{name}']))]
+    return to_bytes(nodes, [info('rgb', 1, height, width, 3),
+                            info('aux', 1, height, width, aux_channels)],
+                    [info(f's_{name}', 1, scene_width, kind=TensorProto.FLOAT)
+                     for name in ('rgb', 'aux')], constants)
+
+
+def info(name: str, *shape: int, kind: int = TensorProto.UINT8) -> onnx.ValueInfoProto:
+    """Return what a graph says of an input or output."""
+    return helper.make_tensor_value_info(name, kind, list(shape))
+
+
+def to_bytes(nodes: list[onnx.NodeProto], inputs: list[onnx.ValueInfoProto],
+             outputs: list[onnx.ValueInfoProto], constants: dict[str, np.ndarray]) -> bytes:
+    """Return a checked ONNX file."""
+    graph = helper.make_graph(nodes, 'tiny', inputs, outputs, [
+        numpy_helper.from_array(array, name) for name, array in constants.items()])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 18)], ir_version=9)
     onnx.checker.check_model(model)
     return model.SerializeToString()
 
 
-def expected(rgb: np.ndarray, aux: np.ndarray) -> np.ndarray:
-    """Return the label that the tiny model gives at network size."""
+def expected(rgb: np.ndarray, aux: np.ndarray,
+             seen: tuple[np.ndarray, np.ndarray] | None = None) -> np.ndarray:
+    """Return the label that the tiny model gives at network size, `seen` the embedded images."""
     first = aux if aux.ndim == 2 else aux[..., 0]
-    return (rgb[..., 0] > 127).astype(np.uint8) + (first > 127)
+    limits = (127, 127) if seen is None else tuple(image.max() / 2 for image in seen)
+    return (rgb[..., 0] > limits[0]).astype(np.uint8) + (first > limits[1])
 
 
 def write_tiny_bundle(folder: Path, height: int = 48, width: int = 64,
@@ -68,4 +102,12 @@ def write_tiny_bundle(folder: Path, height: int = 48, width: int = 64,
     """Write the tiny model as a bundle and return its folder."""
     save_bundle(folder, tiny_onnx(height, width, aux.channels),
                 manifest(height, width, aux, modality))
+    return folder
+
+
+def write_scene_bundle(folder: Path, every: int = 3, scene_width: int = 4) -> Path:
+    """Write the tiny model in two graphs as a bundle and return its folder."""
+    save_bundle(folder, tiny_onnx(scene_width=scene_width),
+                replace(manifest(), scene=SceneGraph('', scene_width, every)),
+                scene_onnx(scene_width=scene_width))
     return folder

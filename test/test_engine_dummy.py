@@ -4,7 +4,7 @@
 
 import numpy as np
 import pytest
-from bundles import CLASSES, manifest
+from bundles import CLASSES, manifest, write_scene_bundle
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import open_engine
@@ -46,3 +46,16 @@ def test_auto_does_not_take_it_and_a_closed_one_says_so(bundle):
     engine.close()
     with pytest.raises(RgbxSegError, match='closed'):
         engine(np.zeros((1, 30, 50, 3), np.uint8), np.zeros((1, 30, 50, 1), np.uint8))
+
+
+def test_it_embeds_for_a_bundle_of_two_graphs_alone(bundle, tmp_path):
+    rgb, aux = np.zeros((1, 48, 64, 3), np.uint8), np.zeros((1, 48, 64, 1), np.uint8)
+    engine, _ = open_engine(write_scene_bundle(tmp_path / 'two', scene_width=6), 'dummy')
+    scene = engine.embed(rgb, aux)
+    assert [(array.shape, array.dtype) for array in scene] == 2 * [((1, 6), np.float32)]
+    assert engine(rgb, aux, scene)[0].shape == (1, 48, 64)
+    with pytest.raises(RgbxSegError, match='the bundle has no scene.onnx'):
+        open_engine(bundle, 'dummy')[0].embed(rgb, aux)
+    engine.close()
+    with pytest.raises(RgbxSegError, match='closed'):
+        engine.embed(rgb, aux)

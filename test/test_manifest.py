@@ -2,15 +2,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bundles: what is written is read back, and whatever is wrong is named in one sentence."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import yaml
-from bundles import THERMAL, manifest, tiny_onnx, write_tiny_bundle
+from bundles import (
+    THERMAL,
+    manifest,
+    scene_onnx,
+    tiny_onnx,
+    write_scene_bundle,
+    write_tiny_bundle,
+)
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.manifest import ClassInfo, load_bundle, save_bundle, sha256_of
+from rgbx_seg_ros.manifest import (
+    ClassInfo,
+    Manifest,
+    SceneGraph,
+    load_bundle,
+    save_bundle,
+    sha256_of,
+)
 
 
 def edit(bundle: Path, change) -> None:
@@ -114,3 +128,60 @@ def test_values_made_in_code_are_checked_like_values_from_a_file():
         replace(THERMAL, range='percentile', low=1.0, high=101.0)
     with pytest.raises(RgbxSegError, match='color'):
         ClassInfo(1, 'car', (0, 0, 300))
+
+
+def test_a_bundle_of_two_graphs_names_the_sha_of_both(tmp_path):
+    bundle = write_scene_bundle(tmp_path / 'b', every=7)
+    loaded = load_bundle(bundle)
+    assert loaded.scene == SceneGraph(sha256_of(bundle / 'scene.onnx'), 4, 7)
+    assert loaded.onnx_sha256 == sha256_of(bundle / 'model.onnx')
+
+
+def test_a_bundle_of_one_graph_says_nothing_of_a_scene(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / 'b')
+    keys = list(yaml.safe_load((bundle / 'manifest.yaml').read_text()))
+    assert keys == [field.name for field in fields(Manifest) if field.name != 'scene']
+    assert load_bundle(bundle).scene is None
+    assert sorted(path.name for path in bundle.iterdir()) == ['manifest.yaml', 'model.onnx']
+
+
+@pytest.mark.parametrize(('change', 'says'), [
+    (lambda d: d.update(scene=None), 'scene is None; expected a mapping'),
+    (lambda d: d['scene'].update(each=3), 'scene.each is "an unknown key"'),
+    (lambda d: d['scene'].pop('every'), 'scene.every is "no such key"'),
+    (lambda d: d['scene'].update(every=0), 'scene.every is 0; expected an integer 1..100000'),
+    (lambda d: d['scene'].update(every=100_001), 'scene.every is 100001'),
+    (lambda d: d['scene'].update(every=True), 'scene.every is True'),
+    (lambda d: d['scene'].update(width=0), 'scene.width is 0; expected an integer 1..65536'),
+    (lambda d: d['scene'].update(width=65537), 'scene.width is 65537'),
+    (lambda d: d['scene'].update(width=512.0), 'scene.width is 512.0'),
+    (lambda d: d['scene'].update(onnx_sha256='0xyz'), 'scene.onnx_sha256 is "0xyz"; expected 64'),
+    (lambda d: d['scene'].update(onnx_sha256=12), 'scene.onnx_sha256 is 12'),
+])
+def test_a_wrong_scene_is_refused_by_a_sentence_that_names_the_key(tmp_path, change, says):
+    bundle = write_scene_bundle(tmp_path / 'b')
+    edit(bundle, change)
+    with pytest.raises(RgbxSegError, match=says) as caught:
+        load_bundle(bundle)
+    assert 'manifest.yaml' in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_missing_and_an_exchanged_scene_graph_are_refused(tmp_path):
+    bundle = write_scene_bundle(tmp_path / 'b')
+    (bundle / 'scene.onnx').write_bytes(scene_onnx(scene_width=8))
+    with pytest.raises(RgbxSegError, match='scene.onnx: SHA-256 is [0-9a-f]{12}…, but .* expects'):
+        load_bundle(bundle)
+    (bundle / 'scene.onnx').unlink()
+    with pytest.raises(RgbxSegError, match='scene.onnx is missing'):
+        load_bundle(bundle)
+
+
+def test_a_scene_graph_is_saved_with_its_manifest_or_not_at_all(tmp_path):
+    both = replace(manifest(), scene=SceneGraph('', 4, 3))
+    with pytest.raises(RgbxSegError, match='scene.onnx is not given, but manifest.scene is Scene'):
+        save_bundle(tmp_path / 'b', tiny_onnx(scene_width=4), both)
+    with pytest.raises(RgbxSegError, match='scene.onnx is given, but manifest.scene is None'):
+        save_bundle(tmp_path / 'b', tiny_onnx(), manifest(), scene_onnx())
+    assert not list(tmp_path.iterdir())
+    write_tiny_bundle(write_scene_bundle(tmp_path / 'b'))
+    assert not (tmp_path / 'b' / 'scene.onnx').exists()

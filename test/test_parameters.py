@@ -62,6 +62,8 @@ def test_every_default_is_valid_and_described_with_a_unit():
     ('warmup', 2.0, 'a whole number'),
     ('autostart', 1, 'true or false'),
     ('overlay.alpha', 1.01, 'from 0.0 to 1.0'),
+    ('scene.every', -1, 'a whole number from 0 to 100000'),
+    ('scene.every', 2.5, 'a whole number'),
     ('bundle', 3, 'a text'),
 ])
 def test_wrong_value_is_refused_with_what_was_found_and_expected(name, value, expected):
@@ -159,6 +161,7 @@ def test_configured_node_takes_only_what_changes_pictures_and_masks():
 
     assert why_not(overlay__alpha=0.3) == why_not(use_sim_time=True) == ''
     assert why_not(confidence__threshold=0.3, mask__smoothing=0.1, front__overlay__alpha=0) == ''
+    assert why_not(scene__every=10, front__scene__every=0) == ''
     assert why_not(configured=False, bundle='/b', overlay__alpha=1.0) == ''
     assert 'expected' in why_not(overlay__alpha=3.0)
     assert 'clean it up first' in why_not(overlay__alpha=0.3, bundle='/b')
