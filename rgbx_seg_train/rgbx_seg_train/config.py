@@ -11,11 +11,11 @@ from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import MODALITIES
+from rgbx_seg_train.data.labels import CLASS_SETS
 
 PRECISIONS = ('fp32', 'bf16')
 SCHEDULES = ('poly', 'cosine', 'one_cycle')
 CLASS_WEIGHTS = ('none', 'inverse_sqrt')
-CLASS_SETS = ('mfnet',)
 PARTS = ('all', 'train', 'held_out')
 
 

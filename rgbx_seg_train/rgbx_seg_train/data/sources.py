@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.manifest import UNLABELED, ClassInfo
+from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_train.config import AugmentConfig, DataConfig, FolderSource, Source, SyntheticSource
 from rgbx_seg_train.data.augment import augment
 from rgbx_seg_train.data.folder import FolderDataset
+from rgbx_seg_train.data.labels import CLASS_SETS, translation
 from rgbx_seg_train.data.rendered import (
     SENSOR_HEIGHT,
     SENSOR_WIDTH,
@@ -21,21 +23,42 @@ from rgbx_seg_train.data.rendered import (
     SyntheticDataset,
 )
 from rgbx_seg_train.data.sample import Image, Sample, Samples
-from rgbx_seg_train.data.synthetic import CLASSES
 
-CLASS_SETS: dict[str, tuple[ClassInfo, ...]] = {'mfnet': CLASSES}
+RENDERED = 'mfnet'  # the classes of rendered scenes and of boxes
 HISTOGRAM_SAMPLES = 300  # that class frequencies are measured on
 
 
 def _synthetic(source: SyntheticSource, data: DataConfig, height: int, width: int) -> Samples:
     settings = RenderSettings(source.first_seed, source.count, data.modality, height, width,
                               source.night_fraction, source.max_time_s)
-    return SyntheticDataset(settings, Path(data.cache))
+    scenes = SyntheticDataset(settings, Path(data.cache))
+    return scenes if data.classes == RENDERED else Relabeled(scenes, data.classes)
 
 
 def _folder(source: FolderSource, data: DataConfig, height: int, width: int) -> Samples:
+    if source.boxes_dir and data.classes != RENDERED:
+        raise RgbxSegError(f'{source.root}: boxes_dir is {source.boxes_dir!r}, but weak labels are '
+                           f'made only of the classes {RENDERED}, not {data.classes}; remove '
+                           'boxes_dir or choose other data.classes.')
     # Images keep their size: augmentation and the segmenter resize them anyway.
     return FolderDataset(source, data.modality, CLASS_SETS[data.classes])
+
+
+class Relabeled:
+    """Rendered scenes under another set of classes; what that set does not have is ignored."""
+
+    def __init__(self, scenes: Samples, classes: str) -> None:
+        """Take the scenes and the name of the class set."""
+        self._scenes, self._table = scenes, translation(RENDERED, classes)
+
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one scene with ids of the other set."""
+        sample = self._scenes[index]
+        return replace(sample, label=self._table[sample.label])
 
 
 OPENERS: dict[type, Callable[..., Samples]] = {SyntheticSource: _synthetic, FolderSource: _folder}
