@@ -2,12 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """DSRM, the Domain-Specific Refinement Module (SegRGB-X, section III-D, figures 4 and 6).
 
-From the paper: chi = softmax(MLP(GAP(F))) mixes K universal prompts U; the first attention relates
-chi U and F, the second MLP(S) and the first one's output; Table IV orders channel and spatial
-attention. Assumed (the paper does not say; the parameter count agrees): 1x1 projections with bias,
-8 heads, residuals, pre-norm feed-forward networks of ratio 4, U as maps on a grid that is resized
-to the input's. Channel attention compares by cosine ("reweighted by the cosine similarity") with a
-learned temperature. MLP(S) is one query for all positions, so it is computed once and broadcast.
+The paper's: chi = softmax(MLP(GAP(F))) mixes K universal prompts U; the first attention relates
+chi U and F (equations 2-4), the second MLP(S) and the first one's output (5-7); in (a)-(d) of Table
+IV F queries the prompt, in (e)-(i) the prompt queries F; both streams pass the same modules, four
+of them in stage 4, the RGB stream with S^r and the other with S^m ("aligned").
+Ours, where the paper is silent (the parameter count of (h) and (i) agrees): K = 5, U as maps on a
+grid that is resized to the input's, 1x1 projections with bias, 8 heads, residuals, pre-norm
+feed-forward networks of ratio 4. "Reweighted by the cosine similarity" is read as channel attention
+between chi U and F that compares by cosine, with a learned temperature. "Reshape(MLP(S))" is read
+as one query for all positions, computed once and broadcast: a map of its own for each S would take
+67 M parameters a module. `query_map` adds a learned map to it, the same for every S. A cosine over
+positions would see no more than the sign of such a query, so that channel attention takes the mean
+of products there. In (a)-(d), too, S queries: the text speaks of the first attention only.
 """
 
 from __future__ import annotations
@@ -58,6 +64,7 @@ class DsrmConfig:
     gate: int = 128  # hidden width of the gate
     heads: int = 8  # attention heads
     ratio: int = 4  # width of the feed-forward networks over the channels
+    query_map: bool = False  # add a learned map to MLP(S), which is the same at all positions
 
 
 class CrossAttention(nn.Module):
@@ -87,20 +94,34 @@ class SpatialAttention(CrossAttention):
 
 
 class ChannelAttention(CrossAttention):
-    """Channels attend to channels, compared by cosine over the positions."""
+    """Channels attend to channels, compared by the mean of products over the positions."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__(dim, heads)
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
 
+    def _compare(self, q: Tensor, k: Tensor) -> Tensor:
+        return q.transpose(-2, -1) @ (k / k.shape[2])
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q = functional.normalize(q.expand(-1, -1, k.shape[2], -1), dim=2)
-        k = functional.normalize(k, dim=2)
-        weights = ((q.transpose(-2, -1) @ k) * self.temperature).softmax(dim=-1)  # (B, h, d, d)
+        q = q.expand(-1, -1, k.shape[2], -1)  # one query for all positions, or one for each
+        weights = (self._compare(q, k) * self.temperature).softmax(dim=-1)  # (B, heads, d, d)
         return (weights @ v.transpose(-2, -1)).transpose(-2, -1)
 
 
-ATTENTIONS = {'spatial': SpatialAttention, 'channel': ChannelAttention}
+class CosineChannelAttention(ChannelAttention):
+    """Channels attend to channels, compared by cosine over the positions."""
+
+    def _compare(self, q: Tensor, k: Tensor) -> Tensor:
+        q, k = functional.normalize(q, dim=2), functional.normalize(k, dim=2)
+        return q.transpose(-2, -1) @ k
+
+
+# by place, then by the name in `Structure`
+ATTENTIONS = {
+    'first': {'spatial': SpatialAttention, 'channel': CosineChannelAttention},
+    'second': {'spatial': SpatialAttention, 'channel': ChannelAttention},
+}
 
 
 class FeedForward(nn.Sequential):
@@ -110,6 +131,13 @@ class FeedForward(nn.Sequential):
         super().__init__(
             nn.LayerNorm(dim), nn.Linear(dim, ratio * dim), nn.GELU(), nn.Linear(ratio * dim, dim)
         )
+
+
+def _grid_tokens(maps: Tensor, height: int, width: int) -> Tensor:
+    """See learned maps (K, C, h, w), resized if they must be, as tokens (K, N, C)."""
+    if maps.shape[2:] != (height, width):
+        maps = resize(maps, (height, width))
+    return to_tokens(maps)
 
 
 class UniversalPrompt(nn.Module):
@@ -126,11 +154,8 @@ class UniversalPrompt(nn.Module):
     def forward(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Map features (B, N, C) to their mix of prompts (B, N, C)."""
         weights = self.gate(tokens.mean(dim=1)).softmax(dim=-1)  # (B, K)
-        prompts = self.prompts
-        if prompts.shape[2:] != (height, width):
-            prompts = resize(prompts, (height, width))
-        mixed = weights @ to_tokens(prompts).flatten(1)
-        return mixed.view(-1, height * width, tokens.shape[2])
+        prompts = _grid_tokens(self.prompts, height, width)  # (K, N, C)
+        return (weights @ prompts.flatten(1)).view(-1, *prompts.shape[1:])
 
 
 class DomainRefinement(nn.Module):
@@ -141,10 +166,13 @@ class DomainRefinement(nn.Module):
         self.structure = STRUCTURES[config.structure]
         if self.structure.universal:
             self.universal = UniversalPrompt(dim, config)
-        self.first = ATTENTIONS[self.structure.first](dim, config.heads)
+        self.first = ATTENTIONS['first'][self.structure.first](dim, config.heads)
         self.ffn1 = FeedForward(dim, config.ratio)
         self.semantic = nn.Sequential(nn.Linear(embed, dim), nn.ReLU(), nn.Linear(dim, dim))
-        self.second = ATTENTIONS[self.structure.second](dim, config.heads)
+        self.query_map = None
+        if config.query_map:
+            self.query_map = nn.Parameter(torch.zeros(1, dim, *config.grid))
+        self.second = ATTENTIONS['second'][self.structure.second](dim, config.heads)
         self.ffn2 = FeedForward(dim, config.ratio)
 
     def forward(self, features: Tensor, s: Tensor) -> Tensor:
@@ -155,6 +183,9 @@ class DomainRefinement(nn.Module):
         pair = (prompt, x) if self.structure.prompt_queries else (x, prompt)
         x = x + self.first(*pair)
         x = x + self.ffn1(x)
-        x = x + self.second(self.semantic(s)[:, None], x)
+        query = self.semantic(s)[:, None]  # (B, 1, C)
+        if self.query_map is not None:
+            query = query + _grid_tokens(self.query_map, height, width)
+        x = x + self.second(query, x)
         x = x + self.ffn2(x)
         return to_map(x, height, width)

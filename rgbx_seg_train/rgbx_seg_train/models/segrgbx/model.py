@@ -5,20 +5,17 @@
 Paper: "SegRGB-X: General RGB-X Semantic Segmentation Model", arXiv 2603.28023. No official code.
 Facts (high confidence): MiT encoder shared by both streams, FRM/FFM of CMX at each stage, SegFormer
 head. Medium: MA-CLIP (CLIP ViT-B/16 image tower, one LoRA per RGB-X pair). Low: the inside of the
-DSRM, see `dsrm.py`.
-Assumed: one linear layer per stage makes the control prompt; 8 modality-aligned prompts per stage
-and stream modality. The spatial reduction of MiT's attention is a strided convolution, which
-prompts cannot pass, so they join keys and values after it; the paper drops the prompts' own
-outputs, which makes this the same formula. Without MA-CLIP (Table VI) there is no control prompt,
-and the DSRM's S is a learned vector per modality.
+DSRM, see `dsrm.py`. Assumptions of the modality-aligned embedding are told at `StagePrompts`.
+Ours: without MA-CLIP (Table VI) there is no control prompt, and the DSRM's S is a learned vector
+per modality.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -30,7 +27,7 @@ from rgbx_seg_train.models.blocks.fusion import FeatureFusion, FeatureRectificat
 from rgbx_seg_train.models.blocks.mit import MIT_DEPTHS, MIT_DIMS, build_stages
 from rgbx_seg_train.models.blocks.segformer_head import SegformerHead, resize
 from rgbx_seg_train.models.segrgbx.dsrm import STRUCTURES, DomainRefinement, DsrmConfig
-from rgbx_seg_train.models.segrgbx.ma_clip import ClipConfig, ModalityClip
+from rgbx_seg_train.models.segrgbx.ma_clip import RESIZES, ClipConfig, ModalityClip
 
 # whose embedding the RGB stream and the aux stream see, from (S^r, S^m); Tables VII and VIII
 PAIRINGS = {
@@ -63,31 +60,54 @@ class SegRGBXConfig:
     def __post_init__(self) -> None:
         """Refuse names that no table holds."""
         _choose('pairing', self.pairing, PAIRINGS)
+        _divide('heads', self.dims, self.heads)
+        if self.clip is not None:
+            _choose('clip.resize', self.clip.resize, RESIZES)
+            _divide('clip.heads', (self.clip.hidden,), (self.clip.heads,))
         if self.dsrm is not None:
             _choose('dsrm.pairing', self.dsrm.pairing, PAIRINGS)
             _choose('dsrm.structure', self.dsrm.structure, STRUCTURES)
+            _divide('dsrm.heads', self.dims[-1:], (self.dsrm.heads,))
+            if not self.dsrm.share and self.dsrm.layers % 2:
+                raise RgbxSegError(
+                    f'segrgbx: dsrm.layers is {self.dsrm.layers} without dsrm.share, expected an '
+                    'even number, half of them for each stream; choose one.'
+                )
 
 
-def _choose(name: str, value: str, table: dict) -> None:
+def _choose(name: str, value: str, table: Collection[str]) -> None:
     if value not in table:
         raise RgbxSegError(
             f'segrgbx: {name} is {value!r}, expected one of {", ".join(table)}; choose one of them.'
         )
 
 
-_B0 = SegRGBXConfig(dims=(32, 64, 160, 256), depths=MIT_DEPTHS['b0'], head_embed=256)
+def _divide(name: str, widths: tuple[int, ...], heads: tuple[int, ...]) -> None:
+    if any(width % n for width, n in zip(widths, heads, strict=True)):
+        raise RgbxSegError(
+            f'segrgbx: {name} is {heads}, expected divisors of the widths {widths}; choose others.'
+        )
+
+
+_MIT = {
+    # the narrow heads are SegFormer's and CMNeXt's
+    'b0': SegRGBXConfig(dims=(32, 64, 160, 256), depths=MIT_DEPTHS['b0'], head_embed=256),
+    'b1': SegRGBXConfig(depths=MIT_DEPTHS['b1'], head_embed=256),
+    **{name: SegRGBXConfig(depths=MIT_DEPTHS[name]) for name in ('b2', 'b3', 'b4', 'b5')},
+}
 PRESETS: dict[str, SegRGBXConfig] = {
     # sized for training from scratch on a few CPU cores at 240x320
     'tiny': SegRGBXConfig(
         dims=(32, 64, 128, 160), depths=(1, 1, 2, 2), heads=(1, 2, 4, 5), drop_path=0.0, prompts=4,
         clip=ClipConfig(hidden=128, layers=3, heads=4, image_size=112, embed=128, lora_rank=4,
-                        attention='eager', frozen=False),
+                        resize='bilinear', attention='eager', frozen=False),
         dsrm=DsrmConfig(layers=1, grid=(8, 10), gate=64, heads=5),
         aux_mean=0.45, aux_std=0.225, head_embed=96, head_dropout=0.0, head_folded=True,
     ),
-    'b0': _B0,
-    **{name: replace(SegRGBXConfig(), depths=MIT_DEPTHS[name])
-       for name in ('b1', 'b2', 'b3', 'b4', 'b5')},
+    'small': _MIT['b0'],
+    'base': _MIT['b1'],
+    'full': _MIT['b2'],  # the paper's
+    **_MIT,
 }
 
 
@@ -99,7 +119,14 @@ class Embeddings(NamedTuple):
 
 
 class StagePrompts(nn.Module):
-    """The prompts of one stage: learned per modality, and one made from S."""
+    """The prompts M = [P; C] of one stage (section III-C).
+
+    The paper's: P learned, for a stage and a modality; C made from S by an MLP; blocks see [E; M]
+    and hand on the outputs of E alone, so every block of the stage reads the same M.
+    Ours: 8 tokens P, RGB having its own; the MLP is one linear layer and C one token. The spatial
+    reduction of MiT's attention is a strided convolution, which prompts cannot pass, so they join
+    keys and values after it (`blocks.mit`); as their own outputs are dropped, the formula stays.
+    """
 
     def __init__(self, streams: int, prompts: int, dim: int, embed: int) -> None:
         super().__init__()
@@ -120,6 +147,14 @@ class StagePrompts(nn.Module):
 
 class SegRGBX(nn.Module):
     """The network; both streams travel as one batch [rgb; aux] through all shared parts."""
+
+    COMPONENTS = tuple(
+        (component, rf'(?:network\.)?(?:{names})(?:\..+)?') for component, names in (
+            ('encoder', 'stages'), ('prompts', 'prompts'), ('frm', 'rectify'), ('ffm', 'fuse'),
+            ('dsrm', 'dsrm|learned_s'), ('head', 'head'),
+            ('lora', r'clip\..+\.lora_[AB]'), ('clip', 'clip'),
+        )
+    )
 
     def __init__(
         self, config: SegRGBXConfig, n_classes: int, modalities: tuple[str, ...] = MODALITIES
@@ -235,11 +270,18 @@ class SegRGBX(nn.Module):
 
 
 class MergedSegRGBX(nn.Module):
-    """SegRGB-X for one modality, in eval mode and without peft: what is exported."""
+    """SegRGB-X for one modality, in eval mode and without peft: what is exported.
+
+    MA-CLIP's embeddings describe the whole scene and change slowly, so a robot may compute them
+    with `embed` for every k-th pair only, and hand them to `forward` until the next.
+    """
+
+    COMPONENTS = SegRGBX.COMPONENTS
 
     def __init__(self, model: SegRGBX, modality: str) -> None:
         super().__init__()
         self.modality = modality
+        self.scene_width = model.config.clip.embed if model.config.clip else 0
         streams = [0, 1 + model._ids([modality])[0]]
         network = copy.deepcopy(model)
         if model.clip is not None:
@@ -253,9 +295,27 @@ class MergedSegRGBX(nn.Module):
         self.network = network
         self.eval()
 
-    def forward(self, rgb: Tensor, aux: Tensor) -> Tensor:
-        """Segment pairs as `SegRGBX.forward` does; returns logits (B, n_classes, H, W)."""
-        return self.network(rgb, aux, [0] * rgb.shape[0])
+    def embed(self, rgb: Tensor, aux: Tensor) -> Embeddings:
+        """Return S^r and S^m, each (B, scene_width); a model without MA-CLIP has none."""
+        embeddings = self.network.embed(rgb, aux, [0] * rgb.shape[0])
+        if embeddings is None:
+            raise RgbxSegError(
+                'segrgbx: found a model without MA-CLIP, expected one to embed a scene; '
+                'call forward without embeddings.'
+            )
+        return embeddings
+
+    def forward(
+        self, rgb: Tensor, aux: Tensor, s_rgb: Tensor | None = None, s_aux: Tensor | None = None
+    ) -> Tensor:
+        """Segment pairs as `SegRGBX.forward` does; returns logits (B, n_classes, H, W).
+
+        s_rgb, s_aux: what `embed` said of this pair or of one shortly before; else it is asked.
+        """
+        embeddings = None
+        if s_rgb is not None and s_aux is not None:
+            embeddings = Embeddings(s_rgb, s_aux)
+        return self.network(rgb, aux, [0] * rgb.shape[0], embeddings)
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from family_tester import FamilyTester, build, fake_pair
+from base import FamilyTester, Pinned, build, component_of, fake_pair
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +21,7 @@ from rgbx_seg_train.models.blocks.fusion import FeatureFusion, FeatureRectificat
 from rgbx_seg_train.models.blocks.mit import Attention
 from rgbx_seg_train.models.segrgbx import PRESETS, Embeddings, SegRGBX, SegRGBXConfig
 from rgbx_seg_train.models.segrgbx.convert import convert_fusion, convert_mit
-from rgbx_seg_train.models.segrgbx.dsrm import STRUCTURES, ChannelAttention, DsrmConfig
+from rgbx_seg_train.models.segrgbx.dsrm import STRUCTURES, CosineChannelAttention, DsrmConfig
 from rgbx_seg_train.models.segrgbx.ma_clip import ClipConfig
 
 TINY = PRESETS['tiny']
@@ -36,6 +36,10 @@ MICRO = replace(
 class TestTiny(FamilyTester):
     family = 'segrgbx'
     config = TINY
+    trainable = ('.*',)
+    pinned = Pinned(
+        'fc262c2a4b2a', (0.8105, 0.05239, 0.67361, 1.06787, 0.21252, 0.81483)
+    )
     export_config = replace(TINY, depths=(1, 1, 1, 1), clip=replace(TINY.clip, layers=1))
 
 
@@ -173,7 +177,7 @@ def test_frm_and_ffm_have_the_published_counts(dim: int) -> None:
 
 
 def test_channel_attention_compares_channels_by_cosine() -> None:
-    attention = randomize(ChannelAttention(4, heads=1))
+    attention = randomize(CosineChannelAttention(4, heads=1))
     query, context = torch.randn(2, 1, 7, 4)
     q, k, v = attention.q(query)[0], attention.k(context)[0], attention.v(context)[0]
     cosine = torch.cosine_similarity(q.T[:, None], k.T[None], dim=-1)  # (4, 4)
