@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.manifest import MODALITIES
+from rgbx_seg_ros.manifest import MAX_SCENE_EVERY, MODALITIES
 from rgbx_seg_train.data.labels import CLASS_SETS
 
 PRECISIONS = ('fp32', 'bf16')
@@ -149,6 +149,8 @@ class ExportConfig:
     """What the manifest of a bundle says, and how its weights are stored."""
 
     fp16_weights: bool = False  # halves the file; computation stays fp32
+    # 0 = one graph; k = two, of which the robot runs the scene's for every kth pair
+    scene_every: int = _number(0, 0, MAX_SCENE_EVERY)
     training_data: str = 'not stated'
     data_license: str = 'not stated'
     model_license: str = 'Apache-2.0'

@@ -3,150 +3,150 @@
 """`rgbx_export CHECKPOINT OUT`: turns a checkpoint into a bundle that any robot can run.
 
 The bundle is written beside its place, run through the robot's own engine on real samples, and
-moved there only if its labels are those of the checkpoint.
+moved there only if its labels and logits are those of the checkpoint.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxslim
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
-from rgbx_seg_ros.engine import INPUTS, OUTPUTS, Engine, open_engine
-from rgbx_seg_ros.manifest import MANIFEST_FILE, Manifest, replace_folder, save_bundle
-from rgbx_seg_ros.segmenter import Segmenter
+from rgbx_seg_ros.engine import graphs
+from rgbx_seg_ros.manifest import (
+    MANIFEST_FILE,
+    MODEL_FILE,
+    SCENE_FILE,
+    Manifest,
+    SceneGraph,
+    replace_folder,
+    save_bundle,
+)
+from rgbx_seg_train import export_graph
 from rgbx_seg_train.checkpoint import load_model
+from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.data.sources import open_source
-from rgbx_seg_train.evaluate import manifest_of
-from rgbx_seg_train.export_graph import BundleGraph, TorchEngine
+from rgbx_seg_train.evaluate import manifest_of, write_json
+from rgbx_seg_train.export_phases import Phases, peak_bytes
+from rgbx_seg_train.onnx_graph import OPSET, node_counts, to_onnx
+from rgbx_seg_train.parity import Parity, compare
 
-OPSET = 18  # the oldest the exporter makes, and within what TensorRT 10.3 on JetPack 6 reads
-LEAST_AGREEMENT = 0.999  # share of pixels whose label is the same in torch and in the bundle
 PARITY_SAMPLES = 4
-SMALLEST_HALVED = 256  # elements; halving the many small tensors would save nothing
 SUMMARY = ('miou', 'miou_day', 'miou_night')  # the scores of a file that the manifest takes
 
 
+@dataclass(frozen=True)
+class Report:
+    """What an export made, and what it took."""
+
+    name: str
+    family: str
+    preset: str
+    parameters: int  # of the model for one modality
+    opset: int
+    scene_every: int
+    fp16_weights: bool
+    bytes: Mapping[str, int]  # by file
+    nodes: Mapping[str, Mapping[str, int]]  # by ONNX file and type
+    parity: Parity
+    seconds: Mapping[str, float]  # by phase
+    peak_bytes: Mapping[str, int]  # of the process, from its start to the end of each phase
+
+
 def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
-           overrides: Sequence[str] = ()) -> float:
-    """Write the bundle of a checkpoint; return the share of labels that agree with torch's.
+           overrides: Sequence[str] = (), progress: bool = False) -> Report:
+    """Write the bundle of a checkpoint; return what it is and what it took.
 
     Raises:
         RgbxSegError: the checkpoint is broken, `out` is something else, or the bundle disagrees.
 
     """
+    phases = Phases(progress)
+    with phases('load'):
+        merged, config, manifest = _load(checkpoint, overrides)
+        manifest = replace(manifest, scores=dict(scores))
+        samples = _parity_samples(config)
+    graph = export_graph.BundleGraph(merged, config.data.zero_aux)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
+    bundle = place / 'bundle'
+    try:
+        nodes = _write(bundle, graph, manifest, config, phases)
+        with phases('check'):
+            for name in nodes:
+                onnx.checker.check_model(str(bundle / name))
+        with phases('parity'):
+            parity = compare(graph, bundle, samples)
+            parity.refuse(str(checkpoint), logits_too=not config.export.fp16_weights)
+        sizes = {file.name: file.stat().st_size for file in sorted(bundle.iterdir())}
+        replace_folder(bundle, out, ours=(MANIFEST_FILE,))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    return Report(manifest.name, manifest.family, config.model.preset,
+                  sum(p.numel() for p in merged.parameters()), OPSET, config.export.scene_every,
+                  config.export.fp16_weights, sizes, nodes, parity, phases.seconds,
+                  phases.peak_bytes)
+
+
+def _load(checkpoint: Path, overrides: Sequence[str]) -> tuple[nn.Module, Config, Manifest]:
+    """Return the model of a checkpoint for its modality, with configuration and manifest."""
     model, loaded = load_model(checkpoint)
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise RgbxSegError(f'{checkpoint}: {name} holds values that are no numbers; expected '
                                'finite weights: train again from an earlier checkpoint.')
     config = parse_config(override(config_to_dict(loaded.config), overrides))
-    manifest = replace(manifest_of(replace(loaded, config=config)), scores=dict(scores))
-    samples = _parity_samples(config)
-    graph = BundleGraph(model.merge(manifest.modality), config.data.zero_aux)
-    onnx_bytes = to_onnx(graph, manifest, config.export.fp16_weights)
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
-    try:
-        save_bundle(place / 'bundle', onnx_bytes, manifest)
-        engine, _ = open_engine(place / 'bundle')
-        share = agreement(TorchEngine(graph), engine, manifest, samples)
-        engine.close()
-        if share < LEAST_AGREEMENT:
-            raise RgbxSegError(f'{checkpoint}: only {100 * share:.3f} % of the labels of the '
-                               f'exported model are those of the checkpoint; expected at least '
-                               f'{100 * LEAST_AGREEMENT} %; with export.fp16_weights, try without.')
-        replace_folder(place / 'bundle', out, ours=(MANIFEST_FILE,))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    return share
+    manifest = manifest_of(replace(loaded, config=config, tensors={}))
+    merged = model.merge(manifest.modality)
+    every = config.export.scene_every
+    if not every:
+        return merged, config, manifest
+    width = getattr(merged, 'scene_width', 0)
+    if not width:
+        raise RgbxSegError(f'{checkpoint}: export.scene_every is {every}, but the model embeds no '
+                           'scene; expected 0: only SegRGB-X with MA-CLIP is made of two graphs.')
+    return merged, config, replace(manifest, scene=SceneGraph('', width, every))
 
 
-def to_onnx(graph: BundleGraph, manifest: Manifest, fp16_weights: bool) -> bytes:
-    """Return the graph as an ONNX file: slimmed, without a trace of this machine."""
-    size = (1, manifest.height, manifest.width)
-    inputs = (torch.zeros(*size, 3, dtype=torch.uint8),
-              torch.zeros(*size, manifest.aux.channels, dtype=torch.uint8))
-    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # torch warns of its own exporter's internals
-        program = torch.onnx.export(graph.eval(), inputs, None, dynamo=True, opset_version=OPSET,
-                                    input_names=list(INPUTS), output_names=list(OUTPUTS),
-                                    verbose=False)
-    model = onnxslim.slim(program.model_proto)
-    strip(model)
-    if fp16_weights:
-        halve_weights(model)
-    onnx.checker.check_model(model)
-    return model.SerializeToString(deterministic=True)
+def _write(bundle: Path, graph: export_graph.BundleGraph, manifest: Manifest, config: Config,
+           phases: Phases) -> dict[str, dict[str, int]]:
+    """Write the bundle; return the node counts of its ONNX files."""
+    modules = {
+        MODEL_FILE: (graph, (export_graph.LOGITS,)),
+        SCENE_FILE: (export_graph.SceneGraph(graph.merged, graph.zero_aux), ()),
+    }
+    files, nodes = {}, {}
+    for name, tensors in graphs(manifest).items():
+        module, named = modules[name]
+        model = to_onnx(module, tensors, phases, config.export.fp16_weights, named)
+        nodes[name] = node_counts(model)
+        files[name] = model.SerializeToString(deterministic=True)
+        del model
+    with phases('write'):
+        save_bundle(bundle, files[MODEL_FILE], manifest, files.get(SCENE_FILE))
+    return nodes
 
 
-def strip(model: onnx.ModelProto) -> None:
-    """Remove what tells of the machine or the source code: the robot's engine key is a hash."""
-    model.producer_name, model.producer_version, model.doc_string = 'rgbx_export', '', ''
-    del model.metadata_props[:]
-    graph = model.graph
-    graph.name, graph.doc_string = 'rgbx_seg', ''
-    del graph.metadata_props[:]
-    del graph.value_info[:]
-    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
-        item.doc_string = ''
-        del item.metadata_props[:]
-    for number, node in enumerate(graph.node):
-        node.name = f'{node.op_type}_{number}'
-
-
-def halve_weights(model: onnx.ModelProto) -> None:
-    """Store large float weights as float16, cast back to float when the graph is loaded."""
-    casts = []
-    for tensor in model.graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size < SMALLEST_HALVED:
-            continue
-        if np.abs(values).max() > np.finfo(np.float16).max:
-            continue
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f'{name}_half'))
-        casts.append(helper.make_node('Cast', [f'{name}_half'], [name], name=f'Cast_{name}',
-                                      to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
-def agreement(ours: Engine, theirs: Engine, manifest: Manifest,
-              samples: Sequence[Sample]) -> float:
-    """Return the share of pixels to which both engines give the same label."""
-    first, second = Segmenter(ours, manifest), Segmenter(theirs, manifest)
-    same = [np.mean(first(s.rgb, s.aux).label == second(s.rgb, s.aux).label) for s in samples]
-    return float(np.mean(same))
-
-
-def _parity_samples(config: Any) -> list[Sample]:
-    """Return a few samples the model was not trained on."""
+def _parity_samples(config: Config) -> list[Sample]:
+    """Return a few samples the model was not trained on, if the configuration names any."""
     sources = config.data.test or config.data.validate or config.data.train
     if not sources:
-        raise RgbxSegError('data.test, data.validate and data.train are empty; expected a source '
-                           'to compare the bundle with the checkpoint on; add one.')
-    source = sources[0]
-    samples = open_source(_short(source), config.data)
+        return []
+    samples = open_source(_short(sources[0]), config.data)
     return [replace(s, rgb=np.array(s.rgb), aux=np.array(s.aux))
             for s in (samples[n] for n in range(min(PARITY_SAMPLES, len(samples))))]
 
@@ -188,14 +188,41 @@ def _parser() -> Arguments:
                         help="settings that win over the checkpoint's, such as name=my_model")
     parser.add_argument('--scores', action='append', default=[], metavar='[NAME=]FILE',
                         help='scores of `rgbx_evaluate --out` for the manifest; may be repeated')
+    parser.add_argument('--json', type=Path, metavar='FILE',
+                        help='write sizes, seconds, memory, node counts and parity as JSON')
+    parser.add_argument('--nodes', action='store_true', help='print how many nodes of each type')
     return parser
 
 
 def _main() -> None:
     args = _parser().parse_args()
-    share = export(args.checkpoint, args.out, read_scores(args.scores), args.overrides)
-    size = sum(file.stat().st_size for file in args.out.iterdir())
-    print(f'{args.out}: {size / 1e6:.1f} MB; {100 * share:.3f} % of the labels as in torch')
+    report = export(args.checkpoint, args.out, read_scores(args.scores), args.overrides,
+                    progress=True)
+    print(tell(args.out, report, args.nodes))
+    if args.json:
+        write_json(args.json, asdict(report))
+
+
+def tell(out: Path, report: Report, nodes: bool = False) -> str:
+    """Return a report as text, with the node counts if `nodes`."""
+    parity, seconds = report.parity, report.seconds
+    sizes = ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in report.bytes.items()
+                      if name != MANIFEST_FILE)
+    noise = f' and {parity.noise_pairs} of noise' * bool(parity.noise_pairs)
+    lines = [
+        f'{out}: {sum(report.bytes.values()) / 1e6:.1f} MB ({sizes}), opset {report.opset}',
+        f'parity: {100 * parity.labels:.3f} % of the labels as in torch ({parity.classes} classes '
+        f'seen in {parity.samples} pairs{noise}; {100 * parity.ties:.3f} % are ties), logits '
+        f'within {parity.logits:.1e} of the largest',
+        'seconds: ' + ', '.join(f'{name} {value:.1f}' for name, value in seconds.items())
+        + f'; {sum(seconds.values()):.1f} in all',
+        f'peak memory: {peak_bytes() / 1e9:.2f} GB',
+    ]
+    if nodes:
+        lines += [f'{file}: {sum(counts.values())} nodes: '
+                  + ', '.join(f'{count} {kind}' for kind, count in counts.items())
+                  for file, counts in report.nodes.items()]
+    return '\n'.join(lines)
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ import yaml
 from small_runs import HEIGHT, WIDTH, Stub, small_config, use_stub, write_folder
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import open_engine
+from rgbx_seg_ros.engine import Scene, open_engine
 from rgbx_seg_ros.manifest import MODALITIES, load_bundle
 from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.segmenter import Segmenter
@@ -60,7 +60,7 @@ def images(seed=0, height=HEIGHT, width=WIDTH):
 
 def test_a_bundle_gives_the_label_and_the_probability_of_the_model(tmp_path):
     path, model, _ = checkpoint(tmp_path)
-    assert export(path, tmp_path / 'bundle', {}) >= 0.999
+    assert export(path, tmp_path / 'bundle', {}).parity.labels >= 0.999
     engine, manifest = open_engine(tmp_path / 'bundle')
     assert (manifest.height, manifest.width) == (HEIGHT, WIDTH)
     for seed in range(3):
@@ -79,7 +79,7 @@ def test_a_bundle_gives_the_label_and_the_probability_of_the_model(tmp_path):
 def test_the_real_tiny_model_exports_and_agrees(tmp_path):
     size = 'data.height=64', 'data.width=96'
     path, _, _ = checkpoint(tmp_path, 'model.family=segrgbx', *size, 'export.fp16_weights=true')
-    assert export(path, tmp_path / 'bundle', {}) >= 0.999
+    assert export(path, tmp_path / 'bundle', {}).parity.labels >= 0.999
     assert (tmp_path / 'bundle' / 'model.onnx').stat().st_size < 12e6
     model = onnx.load(tmp_path / 'bundle' / 'model.onnx')
     kinds = {node.op_type for node in model.graph.node}
@@ -138,10 +138,10 @@ def test_a_bundle_that_disagrees_is_not_written(tmp_path, monkeypatch):
     def another_model(graph, *args):
         torch.manual_seed(7)
         graph.merged.last.reset_parameters()
-        onnx_bytes = to_onnx(graph, *args)
+        model = to_onnx(graph, *args)
         torch.manual_seed(8)
         graph.merged.last.reset_parameters()
-        return onnx_bytes
+        return model
 
     monkeypatch.setattr(export_module, 'to_onnx', another_model)
     with pytest.raises(RgbxSegError, match='of the labels .* expected at least 99.9'):
@@ -188,11 +188,12 @@ def test_scores_that_rgbx_evaluate_did_not_write_are_refused(tmp_path, text):
         read_scores([str(path)])
 
 
-def test_an_export_with_nothing_to_compare_on_is_refused(tmp_path):
+def test_without_data_a_bundle_is_compared_on_noise(tmp_path):
     path, _, _ = checkpoint(tmp_path)
-    with pytest.raises(RgbxSegError, match='data.test, data.validate and data.train are empty'):
-        export(path, tmp_path / 'bundle', {}, ['data.test=[]', 'data.validate=[]', 'data.train=[]'])
-    assert nothing_is_left(tmp_path)
+    empty = ['data.test=[]', 'data.validate=[]', 'data.train=[]']
+    parity = export(path, tmp_path / 'bundle', {}, empty).parity
+    assert (parity.samples, parity.noise_pairs) == (0, 2)
+    assert parity.classes >= 4 and parity.labels >= 0.999 and 0 < parity.logits < 1e-5
 
 
 def test_checkpoint_and_bundle_are_scored_alike_at_the_images_own_size(tmp_path):
@@ -323,3 +324,37 @@ def test_the_tiny_network_learns_from_another_modality_than_thermal(modality):
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+# SegRGB-X with all of its parts, but one layer of each.
+NARROW = ('model.family=segrgbx', 'model.options.dims=[8,16,16,32]',
+          'model.options.depths=[1,1,1,1]', 'model.options.heads=[1,2,2,4]',
+          'model.options.clip.hidden=32', 'model.options.clip.layers=1',
+          'model.options.clip.heads=2', 'model.options.clip.embed=24',
+          'model.options.dsrm.heads=4', 'data.height=64', 'data.width=96')
+
+
+def test_two_graphs_give_what_one_gives(tmp_path):
+    path, _, _ = checkpoint(tmp_path, *NARROW)
+    export(path, tmp_path / 'one', {})
+    report = export(path, tmp_path / 'two', {}, ['export.scene_every=5'])
+    assert report.parity.labels >= 0.999 and report.parity.logits <= 1e-4
+    (one, _), (two, manifest) = (open_engine(tmp_path / name) for name in ('one', 'two'))
+    assert (manifest.scene.width, manifest.scene.every) == (24, 5)
+    here = images(0, 64, 96)
+    for pair in (here, images(1, 64, 96)):
+        scene = two.embed(*pair)
+        assert np.abs(scene.s_rgb - scene.s_aux).max() > 1e-3
+        for ours, theirs in zip(one(*pair), two(*pair, scene), strict=True):
+            assert (np.abs(ours.astype(int) - theirs) <= 1).mean() > 0.999
+    another = Scene(*(100 * np.roll(s, 3, 1) for s in two.embed(*here)))
+    differs = two(*here, another)[1].astype(int) - one(*here)[1]
+    assert np.abs(differs).max() >= 1  # the scene that is given is the one that is used
+    assert report.nodes['scene.onnx'] and report.bytes['scene.onnx'] < report.bytes['model.onnx']
+
+
+def test_two_graphs_of_a_model_without_a_scene_are_refused(tmp_path):
+    path, _, _ = checkpoint(tmp_path)
+    with pytest.raises(RgbxSegError, match='export.scene_every is 3, but the model embeds no'):
+        export(path, tmp_path / 'bundle', {}, ['export.scene_every=3'])
+    assert nothing_is_left(tmp_path)

@@ -1,0 +1,171 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a torch module to a clean ONNX graph: traced, slimmed, without a trace of this machine.
+
+TensorRT 10.3 on JetPack 6 must read it: opset 18, plain operators, shapes and constants folded.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Collection
+
+import numpy as np
+import onnx
+import onnxslim
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnxscript import ir
+from torch import nn
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.engine import Graph
+from rgbx_seg_train.export_phases import Phases
+
+OPSET = 18  # the oldest the exporter makes, and within what TensorRT 10.3 on JetPack 6 reads
+MAX_BYTES = 2**31 - 1  # of a protobuf message, and an ONNX file is one
+SMALLEST_HALVED = 256  # elements; halving the many small tensors would save nothing
+SMALLEST_HIDDEN = 1 << 14  # elements of a weight that slimming need not copy about
+DTYPES = {'uint8': torch.uint8, 'float32': torch.float32}
+
+
+def to_onnx(module: nn.Module, tensors: Graph, phases: Phases, fp16_weights: bool = False,
+            named: Collection[str] = ()) -> onnx.ModelProto:
+    """Return what a module computes as an ONNX model with the tensors of `tensors`.
+
+    The module may return more than the outputs: tensors that keep a name, `named`, in the graph.
+
+    Raises:
+        RgbxSegError: the weights are more than an ONNX file holds.
+
+    """
+    weights = sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
+    if weights > MAX_BYTES:
+        raise RgbxSegError(f'the model has {weights / 1e9:.2f} GB of weights; expected at most '
+                           f'{MAX_BYTES / 1e9:.2f} GB, what an ONNX file holds; choose a smaller '
+                           'preset.')
+    with phases('trace'):
+        program = _trace(module, tensors, [*tensors.outputs, *named])
+        hidden = _hide_weights(program.model)
+        model = ir.to_proto(program.model)
+        del program
+    with phases('slim'):
+        # The pattern puts two Reshapes around each Gemm that it makes of MatMul and Add.
+        model = onnxslim.slim(model, skip_fusion_patterns=['FusionGemm'])
+        _show_weights(model, hidden)
+        _restore_interface(model, tensors)
+        strip(model)
+        if fp16_weights:
+            halve_weights(model)
+    return model
+
+
+def _trace(module: nn.Module, tensors: Graph, outputs: list[str]) -> torch.onnx.ONNXProgram:
+    inputs = tuple(torch.zeros(*shape, dtype=DTYPES[dtype])  # type: ignore[arg-type]
+                   for dtype, shape in tensors.inputs.values())
+    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # torch warns of its own exporter's internals
+        program = torch.onnx.export(module.eval(), inputs, None, dynamo=True, opset_version=OPSET,
+                                    input_names=list(tensors.inputs), output_names=outputs,
+                                    verbose=False)
+    assert program is not None
+    return program
+
+
+def _hide_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """Make inputs of the large weights that only matrix products with data read; return them.
+
+    Slimming copies the model in every round: with its weights, one of 0.6 GB took 7 GB.
+    """
+    graph = model.graph
+    varying, blocked = set(graph.inputs), set(graph.outputs)
+    for node in graph:  # in topological order
+        varies = any(value in varying for value in node.inputs)
+        if varies:
+            varying.update(node.outputs)
+        if not varies or node.op_type not in ('MatMul', 'Gemm'):
+            blocked.update(value for value in node.inputs if value is not None)
+    hidden = {}
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if value not in blocked and tensor is not None and tensor.size >= SMALLEST_HIDDEN:
+            hidden[name] = tensor
+            del graph.initializers[name]
+            graph.inputs.append(value)
+    return hidden
+
+
+def _show_weights(model: onnx.ModelProto, hidden: dict[str, ir.TensorProtocol]) -> None:
+    """Give the weights that were hidden back, without those that lost their use."""
+    used = {name for node in model.graph.node for name in node.input}
+    for name in list(hidden):
+        tensor = hidden.pop(name)
+        if name in used:
+            model.graph.initializer.append(ir.to_proto(tensor))
+
+
+def _restore_interface(model: onnx.ModelProto, tensors: Graph) -> None:
+    """Leave the outputs of `tensors` alone, and all of its inputs, those without a use too."""
+    outputs = [tensor for tensor in model.graph.output if tensor.name in tensors.outputs]
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    del model.graph.input[:]
+    model.graph.input.extend(
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+        for name, (dtype, shape) in tensors.inputs.items())
+
+
+def strip(model: onnx.ModelProto) -> None:
+    """Remove what tells of the machine or the source code: the robot's engine key is a hash."""
+    model.producer_name, model.producer_version, model.doc_string = 'rgbx_export', '', ''
+    del model.metadata_props[:]
+    graph = model.graph
+    graph.name, graph.doc_string = 'rgbx_seg', ''
+    del graph.metadata_props[:]
+    del graph.value_info[:]
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        item.doc_string = ''
+        del item.metadata_props[:]
+    for number, node in enumerate(graph.node):
+        node.name = f'{node.op_type}_{number}'
+
+
+def halve_weights(model: onnx.ModelProto) -> None:
+    """Store large float weights as float16, cast back to float when the graph is loaded."""
+    casts = []
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type != TensorProto.FLOAT or values.size < SMALLEST_HALVED:
+            continue
+        if np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f'{name}_half'))
+        casts.append(helper.make_node('Cast', [f'{name}_half'], [name], name=f'Cast_{name}',
+                                      to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def serialize(model: onnx.ModelProto) -> bytes:
+    """Return the model as an ONNX file, the same bytes for the same model."""
+    return model.SerializeToString(deterministic=True)
+
+
+def output_suffix(name: str) -> bytes:
+    """Return what makes the float tensor `name` one more output, written behind an ONNX file.
+
+    Protobuf merges messages that follow each other.
+    """
+    more = onnx.ModelProto()
+    more.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return more.SerializePartialToString()
+
+
+def node_counts(model: onnx.ModelProto) -> dict[str, int]:
+    """Return how many nodes of each type a graph has, the most frequent first."""
+    return dict(Counter(node.op_type for node in model.graph.node).most_common())

@@ -1,0 +1,132 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Is a bundle the checkpoint? Its labels through the robot's engine, its logits through the file.
+
+Labels alone would not do: a network with random weights may give one class to every pixel, and two
+logits that differ by rounding alone decide a label by chance.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.engine import INPUTS, Tensor, open_engine
+from rgbx_seg_ros.manifest import MODEL_FILE, Manifest
+from rgbx_seg_ros.segmenter import resize_to
+from rgbx_seg_train.data.sample import Sample
+from rgbx_seg_train.export_graph import LOGITS, BundleGraph, TorchEngine
+from rgbx_seg_train.onnx_graph import output_suffix
+
+LEAST_AGREEMENT = 0.999  # share of pixels whose label is the same in torch and in the bundle
+MOST_DIFFERENCE = 1e-3  # of logits, relative to the largest
+TIE = 1e-5  # best logits nearer than this, relative to the largest, are equal but for rounding
+NOISE_PAIRS = 2
+Pair = tuple[Tensor, Tensor]  # rgb (1, H, W, 3) and aux (1, H, W, C), uint8
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a bundle and its checkpoint agree, over all pixels of all pairs."""
+
+    labels: float  # share of equal labels where the two best logits are no tie
+    ties: float  # share of pixels that are one
+    classes: int  # different labels seen
+    logits: float  # largest difference, relative to the largest logit of the pair
+    samples: int  # pairs compared
+    noise_pairs: int  # further pairs, of noise
+
+    def refuse(self, origin: str, logits_too: bool) -> None:
+        """Raise if labels, or logits if `logits_too`, differ more than rounding explains."""
+        if self.labels < LEAST_AGREEMENT:
+            raise RgbxSegError(f'{origin}: only {100 * self.labels:.3f} % of the labels of the '
+                               f'exported model are those of the checkpoint; expected at least '
+                               f'{100 * LEAST_AGREEMENT} %; with export.fp16_weights, try without.')
+        if logits_too and not self.logits <= MOST_DIFFERENCE:
+            raise RgbxSegError(f'{origin}: the logits of the exported model differ from those of '
+                               f'the checkpoint by {self.logits:.1e} of the largest; expected at '
+                               f'most {MOST_DIFFERENCE}; try another version of torch.')
+
+
+class _Sums:
+    """Adds up the pixels of several pairs."""
+
+    def __init__(self) -> None:
+        self.equal = self.clear = self.pixels = 0
+        self.worst = 0.0
+        self.seen: set[int] = set()
+
+    def add(self, label: Tensor, ours: Logits, theirs: Logits) -> None:
+        """Add the engine's label (1, H, W), and logits (1, N, H, W) of torch and of the file."""
+        scale = max(float(np.abs(ours).max()), np.finfo(np.float32).tiny)
+        worst = float(np.abs(ours - theirs).max()) / scale
+        # A difference that is no number would pass for none: nan is not above anything.
+        self.worst = max(self.worst, worst) if np.isfinite(worst) else math.inf
+        best, ids = torch.from_numpy(ours).topk(min(2, ours.shape[1]), 1)
+        expected = ids[:, 0].numpy()
+        clear = (best[:, 0] - best[:, -1] > TIE * scale).numpy() if best.shape[1] > 1 else True
+        self.equal += int(np.count_nonzero((label == expected) & clear))
+        self.clear += int(np.count_nonzero(np.broadcast_to(clear, label.shape)))
+        self.pixels += label.size
+        self.seen.update(np.unique(expected).tolist())
+
+
+def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample]) -> Parity:
+    """Return how a bundle agrees with its graph in torch.
+
+    It is compared on samples, and on noise too if they say little: there are none, or torch gives
+    one class to all of them.
+    """
+    engine, manifest = open_engine(bundle)
+    torch_engine, sums = TorchEngine(graph), _Sums()
+    with tempfile.TemporaryDirectory(dir=bundle.parent) as folder:
+        session = _open_with_logits(bundle / MODEL_FILE, Path(folder) / MODEL_FILE)
+
+        def add(pair: Pair) -> None:
+            scene = engine.embed(*pair) if manifest.scene else None
+            inputs = dict(zip(INPUTS, pair, strict=True), **(scene._asdict() if scene else {}))
+            label, _ = engine(*pair, scene)
+            sums.add(label, torch_engine.logits(*pair), session.run([LOGITS], inputs)[0])
+
+        for sample in samples:
+            add(_to_pair(sample, manifest))
+        noise = NOISE_PAIRS if len(sums.seen) < 2 else 0
+        for pair in _noise_pairs(manifest)[:noise]:
+            add(pair)
+    engine.close()
+    return Parity(sums.equal / sums.clear if sums.clear else 1.0, 1 - sums.clear / sums.pixels,
+                  len(sums.seen), sums.worst, len(samples), noise)
+
+
+def _to_pair(sample: Sample, manifest: Manifest) -> Pair:
+    height, width = manifest.height, manifest.width
+    rgb, aux = (resize_to(np.array(image), height, width) for image in (sample.rgb, sample.aux))
+    return (np.ascontiguousarray(rgb[None]),
+            np.ascontiguousarray(aux.reshape(1, height, width, manifest.aux.channels)))
+
+
+def _noise_pairs(manifest: Manifest) -> list[Pair]:
+    rng, size = np.random.default_rng(0), (1, manifest.height, manifest.width)
+    return [tuple(rng.integers(0, 256, (*size, channels), np.uint8)
+                  for channels in (3, manifest.aux.channels)) for _ in range(NOISE_PAIRS)]
+
+
+def _open_with_logits(model: Path, copy: Path) -> onnxruntime.InferenceSession:
+    """Return a session of a copy of the model that has its logits among the outputs."""
+    shutil.copyfile(model, copy)
+    with copy.open('ab') as file:
+        file.write(output_suffix(LOGITS))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(copy), options, ['CPUExecutionProvider'])
