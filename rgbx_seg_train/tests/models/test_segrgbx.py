@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from base import FamilyTester, Pinned, build, component_of, fake_pair
+from base import FamilyTester, Pinned, build, fake_pair
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -41,6 +41,17 @@ class TestTiny(FamilyTester):
         'fc262c2a4b2a', (0.8105, 0.05239, 0.67361, 1.06787, 0.21252, 0.81483)
     )
     export_config = replace(TINY, depths=(1, 1, 1, 1), clip=replace(TINY.clip, layers=1))
+
+
+class TestFrozen(FamilyTester):
+    family = 'segrgbx'
+    config = replace(MICRO, clip=replace(MICRO.clip, frozen=True, resize='bicubic'), drop_path=0.2,
+                     head_folded=False, head_dropout=0.1)
+    trainable = (r'(?!clip\.).*',)
+    pinned = Pinned(
+        'cff39af3e4d7', (0.04633, -0.09758, 0.76059, 0.7518, 0.16322, 0.69302)
+    )
+    export_config = None
 
 
 def count(module: nn.Module) -> int:

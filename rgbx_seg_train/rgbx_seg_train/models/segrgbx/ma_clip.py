@@ -108,7 +108,7 @@ class ModalityClip(nn.Module):
 
     def train(self, mode: bool = True) -> ModalityClip:
         """Keep the tower in eval mode: it has no dropout, and peft mixes adapters only there."""
-        super().train(mode)
+        super().train(mode and not self.config.frozen)
         self.tower.eval()
         return self
 
