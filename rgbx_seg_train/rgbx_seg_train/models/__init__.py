@@ -22,8 +22,9 @@ from rgbx_seg_train.models.family import NONE, Family
 from rgbx_seg_train.models.options import override_fields
 
 FAMILIES: dict[str, Family] = {
-    'segrgbx': Family(segrgbx.SegRGBXConfig, segrgbx.PRESETS, segrgbx.SegRGBX,
-                      size=(512, 512), n_classes=70),
+    'segrgbx': Family(segrgbx.SegRGBXConfig, segrgbx.PRESETS, segrgbx.SegRGBX, segrgbx.PARTS,
+                      segrgbx.PRETRAINED, segrgbx.PUBLISHED, size=(512, 512), n_classes=70,
+                      attention_counted=True),
     'shifnet': Family(shifnet.SHIFNetConfig, shifnet.PRESETS, shifnet.SHIFNet, shifnet.PARTS,
                       shifnet.PRETRAINED, shifnet.PUBLISHED, size=(480, 640), n_classes=9),
 }

@@ -44,3 +44,4 @@ class Family(NamedTuple):
     published: Mapping[str, tuple[Published, ...]] = NONE  # by preset
     size: tuple[int, int] = (480, 640)  # (H, W) and
     n_classes: int = 9  # classes of the published cost
+    attention_counted: bool = False  # whether that cost has the products of attention in it
