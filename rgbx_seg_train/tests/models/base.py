@@ -255,6 +255,9 @@ class FamilyTester:
         owners = {name: component_of(name, model.COMPONENTS) for name in names}
         assert [name for name, part in owners.items() if part is None] == []
         assert sorted(set(owners.values())) == sorted(parts)
+        for path, module in model.named_modules():  # which is what a profile knows by name
+            own = {owners[f'{path}.{name}'] for name, _ in module.named_parameters(recurse=False)}
+            assert not own or component_of(path, model.COMPONENTS) in own, path
 
     @torch.inference_mode()
     def test_weights_survive_a_file(self, model: nn.Module, tmp_path: Path) -> None:
