@@ -17,7 +17,7 @@ import onnx
 import onnxslim
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from onnxscript import ir
+from onnxscript import ir, optimizer
 from torch import nn
 
 from rgbx_seg_ros import RgbxSegError
@@ -65,13 +65,17 @@ def to_onnx(module: nn.Module, tensors: Graph, phases: Phases, fp16_weights: boo
 def _trace(module: nn.Module, tensors: Graph, outputs: list[str]) -> torch.onnx.ONNXProgram:
     inputs = tuple(torch.zeros(*shape, dtype=DTYPES[dtype])  # type: ignore[arg-type]
                    for dtype, shape in tensors.inputs.values())
-    logging.getLogger('torch.onnx').setLevel(logging.ERROR)
+    for name in ('torch.onnx', 'onnxscript'):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # torch warns of its own exporter's internals
         program = torch.onnx.export(module.eval(), inputs, None, dynamo=True, opset_version=OPSET,
                                     input_names=list(tensors.inputs), output_names=outputs,
-                                    verbose=False)
+                                    verbose=False, optimize=False)
     assert program is not None
+    # What of torch's own optimization has an effect here, in a hundredth of its time.
+    optimizer.fold_constants(program.model, input_size_limit=MAX_BYTES, output_size_limit=MAX_BYTES)
+    optimizer.remove_unused_nodes(program.model)
     return program
 
 

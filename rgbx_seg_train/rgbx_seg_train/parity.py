@@ -59,10 +59,11 @@ class Parity:
                                f'most {MOST_DIFFERENCE}; try another version of torch.')
 
 
-class _Sums:
+class Sums:
     """Adds up the pixels of several pairs."""
 
     def __init__(self) -> None:
+        """Start with none."""
         self.equal = self.clear = self.pixels = 0
         self.worst = 0.0
         self.seen: set[int] = set()
@@ -81,6 +82,11 @@ class _Sums:
         self.pixels += label.size
         self.seen.update(np.unique(expected).tolist())
 
+    def result(self, samples: int, noise_pairs: int) -> Parity:
+        """Return the shares; the arguments are how many pairs they are of."""
+        return Parity(self.equal / self.clear if self.clear else 1.0, 1 - self.clear / self.pixels,
+                      len(self.seen), self.worst, samples, noise_pairs)
+
 
 def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample]) -> Parity:
     """Return how a bundle agrees with its graph in torch.
@@ -89,7 +95,7 @@ def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample]) -> Pari
     one class to all of them.
     """
     engine, manifest = open_engine(bundle)
-    torch_engine, sums = TorchEngine(graph), _Sums()
+    torch_engine, sums = TorchEngine(graph), Sums()
     with tempfile.TemporaryDirectory(dir=bundle.parent) as folder:
         session = _open_with_logits(bundle / MODEL_FILE, Path(folder) / MODEL_FILE)
 
@@ -105,8 +111,7 @@ def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample]) -> Pari
         for pair in _noise_pairs(manifest)[:noise]:
             add(pair)
     engine.close()
-    return Parity(sums.equal / sums.clear if sums.clear else 1.0, 1 - sums.clear / sums.pixels,
-                  len(sums.seen), sums.worst, len(samples), noise)
+    return sums.result(len(samples), noise)
 
 
 def _to_pair(sample: Sample, manifest: Manifest) -> Pair:

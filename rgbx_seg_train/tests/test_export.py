@@ -20,6 +20,7 @@ from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_train import evaluate as evaluate_module
 from rgbx_seg_train import export as export_module
+from rgbx_seg_train import onnx_graph, parity
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
 from rgbx_seg_train.config import FolderSource
 from rgbx_seg_train.config_file import config_to_dict, parse_config
@@ -191,9 +192,9 @@ def test_scores_that_rgbx_evaluate_did_not_write_are_refused(tmp_path, text):
 def test_without_data_a_bundle_is_compared_on_noise(tmp_path):
     path, _, _ = checkpoint(tmp_path)
     empty = ['data.test=[]', 'data.validate=[]', 'data.train=[]']
-    parity = export(path, tmp_path / 'bundle', {}, empty).parity
-    assert (parity.samples, parity.noise_pairs) == (0, 2)
-    assert parity.classes >= 4 and parity.labels >= 0.999 and 0 < parity.logits < 1e-5
+    found = export(path, tmp_path / 'bundle', {}, empty).parity
+    assert (found.samples, found.noise_pairs) == (0, 2)
+    assert found.classes >= 4 and found.labels >= 0.999 and 0 < found.logits < 1e-5
 
 
 def test_checkpoint_and_bundle_are_scored_alike_at_the_images_own_size(tmp_path):
@@ -358,3 +359,89 @@ def test_two_graphs_of_a_model_without_a_scene_are_refused(tmp_path):
     with pytest.raises(RgbxSegError, match='export.scene_every is 3, but the model embeds no'):
         export(path, tmp_path / 'bundle', {}, ['export.scene_every=3'])
     assert nothing_is_left(tmp_path)
+
+
+def test_logits_that_differ_are_refused_where_labels_do_not(tmp_path, monkeypatch):
+    path, _, _ = checkpoint(tmp_path)
+    to_onnx = export_module.to_onnx
+
+    def scaled(*args):
+        model = to_onnx(*args)
+        for tensor in model.graph.initializer:
+            if tensor.dims[:1] == [9]:  # weight and bias of the last layer
+                values = onnx.numpy_helper.to_array(tensor) * np.float32(1.01)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        return model
+
+    monkeypatch.setattr(export_module, 'to_onnx', scaled)
+    with pytest.raises(RgbxSegError, match='logits .* by (1.0e-02|9.9e-03) of the'):
+        export(path, tmp_path / 'bundle', {})
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_model_larger_than_an_onnx_file_is_refused_before_it_is_traced(tmp_path, monkeypatch):
+    path, model, _ = checkpoint(tmp_path)
+    monkeypatch.setattr(onnx_graph, 'MAX_BYTES', 2000)
+    with pytest.raises(RgbxSegError, match='GB of weights; expected at most 0.00 GB'):
+        export(path, tmp_path / 'bundle', {})
+    assert nothing_is_left(tmp_path)
+
+
+def test_the_command_reports_what_it_took(tmp_path, monkeypatch, capsys):
+    path, model, _ = checkpoint(tmp_path)
+    args = [str(path), str(tmp_path / 'bundle'), '--json', str(tmp_path / 'r.json'), '--nodes']
+    monkeypatch.setattr(sys, 'argv', ['rgbx_export', *args])
+    assert export_module.main() == 0
+    printed = capsys.readouterr()
+    report = json.loads((tmp_path / 'r.json').read_text())
+    assert list(report['seconds']) == ['load', 'trace', 'slim', 'write', 'check', 'parity']
+    assert report['peak_bytes'].keys() == report['seconds'].keys()
+    assert 100e6 < report['peak_bytes']['load'] <= report['peak_bytes']['parity'] < 24e9
+    found = report['parity']
+    assert found.keys() == {'labels', 'ties', 'classes', 'logits', 'samples', 'noise_pairs'}
+    assert found['samples'] == 4 and 0 < found['logits'] < 1e-5 and found['ties'] < 0.01
+    assert report['bytes'] == {file.name: file.stat().st_size
+                               for file in (tmp_path / 'bundle').iterdir()}
+    assert report['parameters'] == sum(p.numel() for p in model.parameters())
+    assert report['nodes']['model.onnx']['Conv'] == 2 and report['opset'] == 18
+    assert '2 Conv' in printed.out and 'peak memory' in printed.out
+    assert printed.err == ''  # progress is for terminals
+
+
+def labels_and_logits():
+    """Return logits (1, 3, 8, 8) whose classes all show, and the labels they give."""
+    logits = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    return logits.argmax(1).astype(np.uint8), logits
+
+
+def test_equal_logits_decide_no_label():
+    label, logits = labels_and_logits()
+    logits[0, :, :2] = 1.0  # a quarter of the pixels: every class is as good
+    label[0, :2] = 2
+    sums = parity.Sums()
+    sums.add(label, logits, logits)
+    result = sums.result(1, 0)
+    assert (result.labels, result.ties, result.logits, result.classes) == (1.0, 0.25, 0.0, 3)
+
+
+def test_labels_and_logits_that_differ_are_counted():
+    label, logits = labels_and_logits()
+    wrong = (label + (np.arange(64).reshape(1, 8, 8) < 16)) % 3
+    sums = parity.Sums()
+    sums.add(wrong.astype(np.uint8), logits, logits)
+    sums.add(label, logits, logits + 0.1)
+    result = sums.result(2, 0)
+    assert result.labels == 1 - 16 / 128
+    assert result.logits == pytest.approx(0.1 / np.abs(logits).max(), rel=1e-5)
+
+
+def test_logits_that_are_no_numbers_differ():
+    label, logits = labels_and_logits()
+    sums = parity.Sums()
+    broken = logits.copy()
+    broken[0, 0, 0, 0] = np.nan
+    sums.add(label, logits, broken)
+    sums.add(label, logits, logits)
+    assert sums.result(2, 0).logits == np.inf
+    with pytest.raises(RgbxSegError, match='differ .* by inf of the largest'):
+        sums.result(2, 0).refuse('x', logits_too=True)
