@@ -43,7 +43,7 @@ def test_an_unknown_family_or_preset_is_refused_with_the_valid_ones() -> None:
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_family_has_a_tester(family: str) -> None:
     text = (Path(__file__).parent / 'models' / f'test_{family}.py').read_text(encoding='utf-8')
-    assert re.search(rf"\(FamilyTester\):\n    family = '{family}'", text)
+    assert re.search(rf"\(FamilyTester\):\n(    .*\n|\n)*?    family = '{family}'", text)
 
 
 @pytest.mark.parametrize('family', FAMILIES)
