@@ -4,7 +4,9 @@
 
 python -m benchmarks.scene_every BUNDLE BAG --every 1 2 5 10 30 [--json FILE]; prints the Markdown
 table of docs/scene.md. Each pair is segmented once for each k before the next pair comes, so that
-whatever slows the machine slows all alike; each k has a memory of its own.
+whatever slows the machine slows all alike; each k has a memory of its own. Two controls say what
+the table is worth: zeros in place of the embeddings, and how alike those of different pairs are.
+A network that does without them loses nothing at any k.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ from demo.timeline import read_target
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.bag import StampedImage, guess_topics, read_images
 from rgbx_seg_ros.cli import Arguments, run_command
-from rgbx_seg_ros.engine import open_engine
+from rgbx_seg_ros.engine import Engine, Scene, open_engine
 from rgbx_seg_ros.images import to_rgb8
-from rgbx_seg_ros.manifest import MAX_SCENE_EVERY
+from rgbx_seg_ros.manifest import MAX_SCENE_EVERY, Manifest
 from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.pipeline import Pipeline
 from rgbx_seg_ros.segmenter import Segmenter
@@ -45,14 +47,46 @@ class Labeled(NamedTuple):
     label: StampedImage | None
 
 
-class Tally:
-    """What one k has given so far."""
+class Watched:
+    """An engine whose embeddings are collected, or `blind`: replaced by zeros."""
 
-    def __init__(self, every: int, segmenter: Segmenter) -> None:
+    def __init__(self, engine: Engine, blind: bool = False) -> None:
+        """Take an open engine, which others may share."""
+        self.info, self.close, self._engine, self._blind = engine.info, engine.close, engine, blind
+        self.seen: list[Scene] = []
+
+    def __call__(self, rgb: NDArray[np.uint8], aux: NDArray[np.uint8], scene: Scene | None = None
+                 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Run the engine."""
+        return self._engine(rgb, aux, scene)
+
+    def embed(self, rgb: NDArray[np.uint8], aux: NDArray[np.uint8]) -> Scene:
+        """Run the engine's scene graph."""
+        scene = self._engine.embed(rgb, aux)
+        if self._blind:
+            return Scene(*map(np.zeros_like, scene))
+        self.seen.append(Scene(*(array.copy() for array in scene)))
+        return scene
+
+    def cosines(self) -> list[float]:
+        """Return, for s_rgb and s_aux, the median cosine of those of two different pairs."""
+        found = []
+        for arrays in zip(*self.seen, strict=True):
+            rows = np.concatenate(arrays)  # (pairs, width)
+            rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+            found.append(float(np.median((rows @ rows.T)[np.triu_indices(len(rows), 1)])))
+        return found
+
+
+class Tally:
+    """What one k has given so far; k = 0 is the control without embeddings."""
+
+    def __init__(self, every: int, engine: Engine, manifest: Manifest) -> None:
         """Start with an empty memory."""
         self.every = every
-        self.pipeline = Pipeline(segmenter)
-        self.confusion = Confusion(segmenter.manifest.n_classes)
+        self.engine = Watched(engine, blind=every == 0)
+        self.pipeline = Pipeline(Segmenter(self.engine, manifest))
+        self.confusion = Confusion(manifest.n_classes)
         self.engine_ms: list[float] = []
         self.scene_ms: list[float] = []
         self.agreement: list[float] = []  # share of the pixels of a pair with the label of k = 1
@@ -60,7 +94,7 @@ class Tally:
     def run(self, rgb: NDArray[np.uint8], aux: NDArray[Any], pair: Labeled) -> NDArray[np.uint8]:
         """Return the mask of a pair."""
         result = self.pipeline(rgb, aux, pair.aux.encoding, pair.rgb.stamp_ns,
-                               scene_every=self.every).result
+                               scene_every=self.every or 1).result
         self.engine_ms.append(result.engine_ms)
         self.scene_ms.append(result.scene_ms)
         return result.label
@@ -97,9 +131,10 @@ def read_pairs(bag: Path, modality: str) -> list[Labeled]:
             for rgb, aux in (pair[:2] for pair in pairs) if rgb is not None and aux is not None]
 
 
-def sweep(segmenter: Segmenter, pairs: Sequence[Labeled], every: Sequence[int]) -> list[Tally]:
+def sweep(engine: Engine, manifest: Manifest, pairs: Sequence[Labeled],
+          every: Sequence[int]) -> list[Tally]:
     """Return what each k gave; 1 must be among them."""
-    tallies = [Tally(k, segmenter) for k in every]
+    tallies = [Tally(k, engine, manifest) for k in every]
     for number, pair in enumerate(pairs):
         rgb = to_rgb8(pair.rgb.image(), pair.rgb.encoding)
         aux = pair.aux.image()
@@ -118,7 +153,7 @@ def sweep(segmenter: Segmenter, pairs: Sequence[Labeled], every: Sequence[int]) 
 def row(found: dict[str, Any]) -> str:
     """Return a row of the table."""
     miou = '' if found['miou'] is None else f'{100 * found["miou"]:.2f}'
-    return (f'| {found["every"]} | {miou} | {100 * found["agreement"]:.2f} | '
+    return (f'| {found["every"] or "zeros"} | {miou} | {100 * found["agreement"]:.2f} | '
             f'{100 * found["agreement_min"]:.1f} | {found["engine_ms"]:.1f} | '
             f'{found["engine_ms_p95"]:.1f} | {found["scene_ms"]:.2f} | '
             f'{100 * found["saving"]:.1f} |')
@@ -141,21 +176,22 @@ def _main() -> None:
     if manifest.scene is None:
         raise RgbxSegError(f'{args.bundle} is one graph; expected a bundle with a scene graph: '
                            'export it with export.scene_every=1.')
-    segmenter = Segmenter(engine, manifest)
-    segmenter.warm_up(WARM_UP)
+    Segmenter(engine, manifest).warm_up(WARM_UP)
     pairs = read_pairs(args.bag, manifest.modality)
-    tallies = sweep(segmenter, pairs, every)
+    tallies = sweep(engine, manifest, pairs, [*every, 0])
     reference_ms = float(np.mean(tallies[0].engine_ms))
     found = [tally.summary(reference_ms) for tally in tallies]
+    cosines = tallies[0].engine.cosines()
     print('\n'.join([HEADER, *map(row, found)]))
     labeled = sum(pair.label is not None for pair in pairs)
     print(f'\n{len(pairs)} pairs, {labeled} of them labeled; {manifest.name} on '
-          f'{engine.info.backend} {engine.info.version}')
+          f'{engine.info.backend} {engine.info.version}; median cosine of the embeddings of two '
+          f'pairs: s_rgb {cosines[0]:.4f}, s_aux {cosines[1]:.4f}')
     if args.json:
         _write(args.json, {'model': manifest.name, 'bundle_sha256': manifest.onnx_sha256,
                            'bag': args.bag.name, 'pairs': len(pairs), 'labeled': labeled,
                            'backend': f'{engine.info.backend} {engine.info.version}',
-                           'rows': found})
+                           'cosines': cosines, 'rows': found})
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
