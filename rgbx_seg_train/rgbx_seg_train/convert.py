@@ -189,8 +189,11 @@ def list_parts(names: Sequence[str]) -> str:
         lines += [f'{name} (presets {", ".join(family.presets)})']
         for part, row in family.parts.items():
             lines += [f'  {part:12}{row.help}', f'  {"":12}from {" or ".join(row.files)}']
-            lines += [f'  {"":12}{preset}: {_resolved(wheres[part])}'
-                      for preset, wheres in family.pretrained.items() if part in wheres]
+            presets: dict[str, list[str]] = {}
+            for preset, wheres in family.pretrained.items():
+                if part in wheres:
+                    presets.setdefault(_resolved(wheres[part]), []).append(preset)
+            lines += [f'  {"":12}{where} ({", ".join(those)})' for where, those in presets.items()]
     return '\n'.join(lines)
 
 

@@ -25,6 +25,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.hub import SUFFIXES, HubSearch, parse_hub_id
 
 WRAPPERS = ('model', 'model_state_dict', 'state_dict')
+LFS_POINTER = b'version https://git-lfs'
 DEPTH = 4  # of wrappers in wrappers
 
 _Find = Callable[[str], 'Path | None']  # file name -> where it lies, if anywhere
@@ -118,11 +119,12 @@ def _load(path: Path) -> Any:
         raise RgbxSegError(f'weights {path}: the suffix is {path.suffix!r}; expected one of '
                            f'{", ".join(SUFFIXES)}; convert or rename it.')
     with path.open('rb') as file:
-        if file.read(20).startswith(b'version https://git'):
+        start = file.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
             raise RgbxSegError(f'weights {path}: only a pointer of Git LFS; expected the file it '
                                'stands for; run `git lfs pull` there.')
     if path.suffix != '.safetensors':
-        return _load_pickle(path)
+        return _load_pickle(path, zipped=start.startswith(b'PK\x03\x04'))
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
@@ -130,8 +132,7 @@ def _load(path: Path) -> Any:
                            'or not a safetensors file: copy it again.') from None
 
 
-def _load_pickle(path: Path) -> Any:
-    zipped = zipfile.is_zipfile(path)
+def _load_pickle(path: Path, zipped: bool) -> Any:
     if zipped:
         _refuse_compressed(path)
     try:
@@ -142,7 +143,7 @@ def _load_pickle(path: Path) -> Any:
         text = str(error)
         reason = re.search(r'WeightsUnpickler error:\s*(\S.*)', text)
         short = reason[1][:80] if reason else _first_line(error)
-    if not (found := re.search(r'GLOBAL ([\w.]+)|(TorchScript)', text)):
+    if not (found := re.search(r'GLOBAL ([\w.]*\w) |(TorchScript)', text)):
         raise RgbxSegError(f'weights {path}: cannot be read ({short}); it is damaged or not a file '
                            'of torch.save: copy it again.')
     raise RgbxSegError(f'weights {path}: a pickle with {found[1] or found[2]} in it, and reading '
