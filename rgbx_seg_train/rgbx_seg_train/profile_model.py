@@ -57,8 +57,8 @@ def profile(name: str, preset: str = 'full', options: Mapping[str, Any] | None =
         images = torch.empty(1, 3, *size), torch.empty(1, 3, *size)
         merged = model.merge(MODALITY)
         finder = component_finder(model)
-        cost = trace(model, (*images, [MODALITY]), finder)
-        running = trace(merged, images, lambda name: None)
+        # the merged network may hold the model as its only part
+        cost = trace(merged, images, lambda part: finder(part) or finder(part.partition('.')[2]))
         training = trace(model.train(), (*images, [MODALITY]), lambda name: None, grad=True)
     weights = [*merged.parameters(), *merged.buffers()]
     result = {
@@ -66,7 +66,7 @@ def profile(name: str, preset: str = 'full', options: Mapping[str, Any] | None =
         'n_classes': n_classes,
         **_counts(model, finder, cost, family.attention_counted),
         'gmac_convention': CONVENTION.format(HEADLINES[family.attention_counted]),
-        'activation_mb': running.peak_bytes / 1e6,
+        'activation_mb': cost.peak_bytes / 1e6,
         'activation_training_mb': training.peak_bytes / 1e6,
         'weights_mb': sum(weight.nbytes for weight in weights) / 1e6,
         'latency_ms': None, 'latency': None, 'torch': str(torch.__version__),
@@ -236,8 +236,8 @@ def _parser() -> Arguments:
 
 def _main() -> None:
     args = _parser().parse_args()
-    for name, value, most in (('classes', args.classes or 1, 255), ('repeat', args.repeat, 10**6)):
-        if not 1 <= value <= most:
+    for name, value, most in (('classes', args.classes, 255), ('repeat', args.repeat, 10**6)):
+        if value is not None and not 1 <= value <= most:
             raise RgbxSegError(f'--{name} is {value}; expected 1 to {most}.')
     name, _, preset = args.model.partition(':')
     preset, options = preset or 'full', override({}, args.options)
