@@ -59,8 +59,8 @@ class Checkpoint:
 def save_checkpoint(path: Path, config: Config, n_classes: int, progress: Progress,
                     groups: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Write a checkpoint whole or not at all."""
-    tensors = {f'{group}/{name}': tensor.detach().cpu().contiguous().clone()
-               for group, named in groups.items() for name, tensor in named.items()}
+    tensors = _apart({f'{group}/{name}': tensor.detach().cpu().contiguous()
+                      for group, named in groups.items() for name, tensor in named.items()})
     header = {'format': FORMAT, 'config': config_to_dict(config), 'n_classes': n_classes,
               'progress': asdict(progress), 'torch': str(torch.__version__)}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,6 +71,17 @@ def save_checkpoint(path: Path, config: Config, n_classes: int, progress: Progre
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors, those copied that share memory, which safetensors would refuse."""
+    result, seen = {}, set()
+    for name, tensor in tensors.items():
+        memory = tensor.untyped_storage()
+        alone = memory.nbytes() == tensor.nbytes and memory.data_ptr() not in seen
+        seen.add(memory.data_ptr())
+        result[name] = tensor if alone else tensor.clone()
+    return result
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
