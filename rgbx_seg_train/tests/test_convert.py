@@ -149,7 +149,7 @@ def test_the_command_itself_works_offline_from_a_filled_cache(tmp_path):
     os.rename(tmp_path / 'saved', snapshot)
     environment = {**os.environ, 'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path / 'home')}
     command = [sys.executable, '-m', 'rgbx_seg_train.convert', 'segrgbx:tiny', 'out.safetensors',
-               '--from', f'encoder={repo}']
+               '--from', f'encoder={repo}', *SMALLER]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     weights = load_checkpoint(Path('out.safetensors')).weights()
