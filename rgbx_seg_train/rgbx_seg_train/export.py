@@ -105,12 +105,13 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
 def _load(checkpoint: Path, overrides: Sequence[str]) -> tuple[nn.Module, Config, Manifest]:
     """Return the model of a checkpoint for its modality, with configuration and manifest."""
     model, loaded = load_model(checkpoint)
+    loaded = replace(loaded, tensors={})  # as large as the model
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise RgbxSegError(f'{checkpoint}: {name} holds values that are no numbers; expected '
                                'finite weights: train again from an earlier checkpoint.')
     config = parse_config(override(config_to_dict(loaded.config), overrides))
-    manifest = manifest_of(replace(loaded, config=config, tensors={}))
+    manifest = manifest_of(replace(loaded, config=config))
     merged = model.merge(manifest.modality)
     every = config.export.scene_every
     if not every:

@@ -28,6 +28,7 @@ OPSET = 18  # the oldest the exporter makes, and within what TensorRT 10.3 on Je
 MAX_BYTES = 2**31 - 1  # of a protobuf message, and an ONNX file is one
 SMALLEST_HALVED = 256  # elements; halving the many small tensors would save nothing
 SMALLEST_HIDDEN = 1 << 14  # elements of a weight that slimming need not copy about
+BROADCASTING = ('Add', 'Div', 'Mul', 'Sub')
 DTYPES = {'uint8': torch.uint8, 'float32': torch.float32}
 
 
@@ -54,6 +55,7 @@ def to_onnx(module: nn.Module, tensors: Graph, phases: Phases, fp16_weights: boo
     with phases('slim'):
         # The pattern puts two Reshapes around each Gemm that it makes of MatMul and Add.
         model = onnxslim.slim(model, skip_fusion_patterns=['FusionGemm'])
+        _drop_expands(model)
         _show_weights(model, hidden)
         _restore_interface(model, tensors)
         strip(model)
@@ -74,7 +76,8 @@ def _trace(module: nn.Module, tensors: Graph, outputs: list[str]) -> torch.onnx.
                                     verbose=False, optimize=False)
     assert program is not None
     # What of torch's own optimization has an effect here, in a hundredth of its time.
-    optimizer.fold_constants(program.model, input_size_limit=MAX_BYTES, output_size_limit=MAX_BYTES)
+    optimizer.fold_constants(program.model, onnx_shape_inference=True, input_size_limit=MAX_BYTES,
+                             output_size_limit=MAX_BYTES)
     optimizer.remove_unused_nodes(program.model)
     return program
 
@@ -100,6 +103,22 @@ def _hide_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
             del graph.initializers[name]
             graph.inputs.append(value)
     return hidden
+
+
+def _drop_expands(model: onnx.ModelProto) -> None:
+    """Take out the Expand nodes before operators that broadcast anyway: each would copy a map."""
+    graph = model.graph
+    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+              for info in graph.value_info}
+    for node in [node for node in graph.node if node.op_type == 'Expand']:
+        small, large = node.input[0], node.output[0]
+        readers = [other for other in graph.node if large in other.input]
+        if all(other.op_type in BROADCASTING and large in shapes and
+               [shapes.get(name) for name in other.input if name != large] == [shapes[large]]
+               for other in readers):
+            for other in readers:
+                other.input[list(other.input).index(large)] = small
+            graph.node.remove(node)
 
 
 def _show_weights(model: onnx.ModelProto, hidden: dict[str, ir.TensorProtocol]) -> None:

@@ -21,8 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import INPUTS, Tensor, open_engine
-from rgbx_seg_ros.manifest import MODEL_FILE, Manifest
+from rgbx_seg_ros.engine import INPUTS, Scene, Tensor, open_engine
+from rgbx_seg_ros.manifest import MODEL_FILE, Manifest, load_bundle
 from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.export_graph import LOGITS, BundleGraph, TorchEngine
@@ -94,24 +94,27 @@ def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample]) -> Pari
     It is compared on samples, and on noise too if they say little: there are none, or torch gives
     one class to all of them.
     """
+    manifest, sums = load_bundle(bundle), Sums()
+    _add(sums, graph, bundle, [_to_pair(sample, manifest) for sample in samples])
+    noise = _noise_pairs(manifest) if len(sums.seen) < 2 else []
+    if noise:
+        _add(sums, graph, bundle, noise)
+    return sums.result(len(samples), len(noise))
+
+
+def _add(sums: Sums, graph: BundleGraph, bundle: Path, pairs: Sequence[Pair]) -> None:
+    """Run pairs through the robot's engine and then, for memory's sake, through torch and file."""
     engine, manifest = open_engine(bundle)
-    torch_engine, sums = TorchEngine(graph), Sums()
+    scenes = [engine.embed(*pair)._asdict() if manifest.scene else {} for pair in pairs]
+    labels = [engine(*pair, Scene(**scene) if scene else None)[0].copy()
+              for pair, scene in zip(pairs, scenes, strict=True)]
+    engine.close()
+    torch_engine = TorchEngine(graph)
     with tempfile.TemporaryDirectory(dir=bundle.parent) as folder:
         session = _open_with_logits(bundle / MODEL_FILE, Path(folder) / MODEL_FILE)
-
-        def add(pair: Pair) -> None:
-            scene = engine.embed(*pair) if manifest.scene else None
-            inputs = dict(zip(INPUTS, pair, strict=True), **(scene._asdict() if scene else {}))
-            label, _ = engine(*pair, scene)
-            sums.add(label, torch_engine.logits(*pair), session.run([LOGITS], inputs)[0])
-
-        for sample in samples:
-            add(_to_pair(sample, manifest))
-        noise = NOISE_PAIRS if len(sums.seen) < 2 else 0
-        for pair in _noise_pairs(manifest)[:noise]:
-            add(pair)
-    engine.close()
-    return sums.result(len(samples), noise)
+        for pair, scene, label in zip(pairs, scenes, labels, strict=True):
+            theirs, = session.run([LOGITS], dict(zip(INPUTS, pair, strict=True), **scene))
+            sums.add(label, torch_engine.logits(*pair), theirs)
 
 
 def _to_pair(sample: Sample, manifest: Manifest) -> Pair:
