@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel
 
+from rgbx_seg_ros import RgbxSegError
+
 STRIDE = 32  # of the coarsest level, and of the window of the position embedding
 
 
@@ -27,6 +29,18 @@ class HieraConfig:
     windows: tuple[int, int, int, int] = (8, 4, 16, 8)  # side of the attention windows, tokens
     global_blocks: tuple[int, ...] = (23, 33, 43)  # blocks that attend to the whole image
     background: tuple[int, int] = (7, 7)  # grid of the position embedding that is resized
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that the trunk cannot run with."""
+        first_blocks = {sum(self.depths[:i]) for i in (1, 2, 3)}
+        if pooling := first_blocks & set(self.global_blocks):
+            raise RgbxSegError(f'hiera: global_blocks holds {min(pooling)}, the first block of a '
+                               'stage; expected others: the first one pools within windows; '
+                               'choose the next block.')
+        if 8 % self.windows[0] or any(side % 2 for side in self.windows[:3]):
+            raise RgbxSegError(f'hiera: windows is {list(self.windows)}; expected even sides, the '
+                               'last one aside, of which the first divides 8; choose such as '
+                               '[8, 4, 14, 7].')
 
     @property
     def dims(self) -> tuple[int, ...]:
