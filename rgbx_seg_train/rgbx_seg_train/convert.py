@@ -9,6 +9,7 @@ weights are from, and rgbx_train (as train.init), rgbx_evaluate and rgbx_export 
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -205,7 +206,7 @@ def _resolved(where: str) -> str:
 def _report(out: Path, converted: Converted) -> str:
     lines = [f'{"part":12}{"tensors":>8}  from']
     for part, where, origin, tensors in converted.sources:
-        hub = None if Path(where).expanduser().exists() else parse_hub_id(where)
+        hub = None if os.path.exists(os.path.expanduser(where)) else parse_hub_id(where)
         pin = f' (today\'s {hub.revision}: name {origin} to stay with it)' if (
             hub and not hub.pinned) else ''
         lines.append(f'{part:12}{tensors:8}  {origin}{pin}')

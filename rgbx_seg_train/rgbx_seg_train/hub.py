@@ -20,10 +20,12 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import (
     GatedRepoError,
+    HFValidationError,
     RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from rgbx_seg_ros import RgbxSegError
 
@@ -77,6 +79,10 @@ def parse_hub_id(where: str) -> HubId | None:
     if not match or where.endswith(SUFFIXES) or '..' in where:
         return None
     repo = match['repo']
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        return None
     return HubId(repo, match['revision'] or HUB_REVISIONS.get(repo, 'main'))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import warnings
 import zipfile
@@ -43,7 +44,7 @@ def read_weights(where: str, files: Sequence[str]) -> tuple[dict[str, Tensor], s
         RgbxSegError: nothing there, not readable without running code, or no tensors in it.
 
     """
-    path = Path(where).expanduser()
+    path = Path(os.path.expanduser(where))  # Path's own fails where there is no such user
     if path.is_file():
         return _read(where, [path]), f'{path.name} ({_digest([path])})'
     if path.exists():

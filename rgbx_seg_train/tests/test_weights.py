@@ -107,6 +107,7 @@ def test_a_pickle_that_runs_code_is_refused_unrun(tmp_path, protocol, zipped):
     assert mark.exists()  # it would have run
 
 
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # of TorchScript itself
 def test_a_refused_pickle_is_told_what_is_in_it(tmp_path):
     torch.save({'model': STATE, 'args': argparse.Namespace(lr=1)}, tmp_path / 'a.pt')
     assert 'argparse.Namespace' in refusal(tmp_path / 'a.pt')
@@ -218,7 +219,8 @@ def test_a_missing_shard_and_a_broken_index_are_told(tmp_path):
 
 
 @pytest.mark.parametrize('where', ['./a/b', '/a/b', '~/a/b', 'a/b.pt', 'a/b.safetensors', 'a',
-                                   'a/b/c', 'a/../b', 'a/b@', 'a b/c', 'a/b@../c', 'a\\b'])
+                                   'a/b/c', 'a/../b', 'a/b@', 'a b/c', 'a/b@../c', 'a\\b',
+                                   'a/--b', 'ä/ö', '~nobody_here/a', f'a/{"b" * 200}'])
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(where):
     assert parse_hub_id(where) is None
     assert 'no such file or folder' in refusal(where)
