@@ -87,14 +87,14 @@ def convert_official(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str,
     """Take a whole checkpoint of the official code; class embeddings only if it holds them."""
     owned = [name for name in model.state_dict()
              if name != 'class_embeddings' or 'label_feature' in state]
-    return _fill(model, owned, _rename(state, _OFFICIAL_RULES), 'official SHIFNet')
+    return _fill(model, owned, _rename(state, _OFFICIAL_RULES), 'official SHIFNet weights')
 
 
 def convert_trunk(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take trunk and neck of SAM 2.1; the adapters in the trunk are not touched."""
     owned = [name for name in model.state_dict() if re.fullmatch(_ENCODER, name)]
     encoder = {name: value for name, value in state.items() if not _NOT_TRUNK.fullmatch(name)}
-    return _fill(model, owned, _rename(encoder, _TRUNK_RULES), 'SAM 2.1')
+    return _fill(model, owned, _rename(encoder, _TRUNK_RULES), 'SAM 2.1 weights')
 
 
 def convert_classes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,11 +120,11 @@ def _fill(model: nn.Module, owned: Iterable[str], found: Mapping[str, Tensor],
     """Return what `owned` names, in our shapes; RgbxSegError if anything is too much or lacks."""
     expected = {name: tensor for name, tensor in model.state_dict().items() if name in set(owned)}
     if unknown := sorted(found.keys() - expected.keys()):
-        raise RgbxSegError(f'{what} weights: found {len(unknown)} tensors that the model has no '
+        raise RgbxSegError(f'{what}: found {len(unknown)} tensors that the model has no '
                            f'place for (such as {unknown[0]!r}); expected those of the same size '
                            'and choices; choose the preset and options that they were made for.')
     if lacking := sorted(expected.keys() - found.keys()):
-        raise RgbxSegError(f'{what} weights: {len(lacking)} tensors are missing (such as what we '
+        raise RgbxSegError(f'{what}: {len(lacking)} tensors are missing (such as what we '
                            f'call {lacking[0]!r}); expected a file that holds them all; choose '
                            'the preset and options that it was made for.')
     filled = {}
@@ -133,7 +133,7 @@ def _fill(model: nn.Module, owned: Iterable[str], found: Mapping[str, Tensor],
         if name.endswith('.halve.weight') and value.ndim == 2:
             value = value[:, :, None, None]  # a linear layer there, a 1x1 convolution here
         if value.shape != tensor.shape:
-            raise RgbxSegError(f'{what} weights: {name} has shape {tuple(value.shape)}, expected '
+            raise RgbxSegError(f'{what}: {name} has shape {tuple(value.shape)}, expected '
                                f'{tuple(tensor.shape)}; choose the preset and the number of '
                                'classes that they were made for.')
         filled[name] = value.to(tensor.dtype) if tensor.dtype != torch.int64 else value
