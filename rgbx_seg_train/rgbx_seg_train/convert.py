@@ -204,13 +204,13 @@ def _resolved(where: str) -> str:
 
 
 def _report(out: Path, converted: Converted) -> str:
-    lines = [f'{"part":12}{"tensors":>8}  from']
+    lines = [f'{"part":18}{"tensors":>8}  from']
     for part, where, origin, tensors in converted.sources:
         hub = None if os.path.exists(os.path.expanduser(where)) else parse_hub_id(where)
         pin = f' (today\'s {hub.revision}: name {origin} to stay with it)' if (
             hub and not hub.pinned) else ''
-        lines.append(f'{part:12}{tensors:8}  {origin}{pin}')
-    lines += [f'{name:12}{count:8}  random' for name, count in converted.random.items()]
+        lines.append(f'{part:18}{tensors:8}  {origin}{pin}')
+    lines += [f'{name:18}{count:8}  random' for name, count in converted.random.items()]
     return '\n'.join([*lines, f'{out}: {out.stat().st_size / 1e6:.1f} MB'])
 
 

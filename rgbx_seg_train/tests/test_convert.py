@@ -80,9 +80,9 @@ def test_a_part_is_filled_and_the_rest_is_random_and_told(tmp_path, monkeypatch,
     torch.manual_seed(3)
     random = build_model(checkpoint.config, 9)
     assert model.last.weight.equal(random.last.weight)
-    printed = capsys.readouterr().out
-    assert 'eyes               2  eyes.safetensors (sha256 ' in printed
-    assert 'norm               5  random' in printed and 'mouth              2  random' in printed
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[1][:4] == ['eyes', '2', 'eyes.safetensors', '(sha256']
+    assert rows[2:4] == [['norm', '5', 'random'], ['mouth', '2', 'random']]
     export = checkpoint.config.export
     assert export.training_data.startswith('weights: eyes from eyes.safetensors (sha256 ')
     assert export.training_data.endswith('; the rest random (seed 3)')
