@@ -200,8 +200,9 @@ def _published_row(row: Mapping[str, Any]) -> list[str]:
 
 
 def _latency_text(latency: Mapping[str, Any]) -> str:
-    rows = [['latency', 'median ms', '95th percentile', 'peak MB']]
-    rows += [[name, f'{mode["median_ms"]:.1f}', f'{mode["p95_ms"]:.1f}', f'{mode["peak_mb"]:.0f}']
+    rows = [['latency', 'median ms', '95th percentile', 'peak MB', 'warm-up s']]
+    rows += [[name, f'{mode["median_ms"]:.1f}', f'{mode["p95_ms"]:.1f}', f'{mode["peak_mb"]:.0f}',
+              f'{mode["warm_up_s"]:.1f}']
              for name, mode in latency['modes'].items() if 'error' not in mode]
     failed = [f'{name}: does not work here ({mode["error"]})'
               for name, mode in latency['modes'].items() if 'error' in mode]
@@ -227,7 +228,8 @@ def _parser() -> Arguments:
                         help='fields of the preset to change, such as dsrm.structure=a')
     parser.add_argument('--size', metavar='HxW', help="of the images; default: the paper's")
     parser.add_argument('--classes', type=int, metavar='N', help="default: the paper's")
-    parser.add_argument('--latency', action='store_true', help='build the model and time it')
+    parser.add_argument('--latency', action='store_true',
+                        help='build the model and time it; torch.compile may take minutes')
     parser.add_argument('--device', choices=DEVICES, default='cpu', help='for --latency')
     parser.add_argument('--repeat', type=int, default=20, metavar='N', help='timed runs')
     parser.add_argument('--json', action='store_true', help='print one JSON object')
