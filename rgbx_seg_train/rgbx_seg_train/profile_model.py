@@ -43,7 +43,7 @@ HEADLINES = {False: 'gmac = gmac_layers', True: 'gmac = gmac_all'}  # by Family.
 
 def profile(name: str, preset: str = 'full', options: Mapping[str, Any] | None = None,
             size: tuple[int, int] | None = None, n_classes: int | None = None) -> dict[str, Any]:
-    """Return all counts of a model as plain values, see the README; nothing is allocated.
+    """Return all counts of a model as docs/benchmarks/models.md names them; nothing is allocated.
 
     Raises:
         RgbxSegError: an unknown family, preset or option.
