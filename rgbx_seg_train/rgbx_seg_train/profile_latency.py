@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -62,12 +63,19 @@ def measure_latency(build: Callable[[], nn.Module], size: tuple[int, int], devic
     modes = MODES if device == 'cuda' else {name: MODES[name] for name in ON_CPU}
     peak = ('tensors on the GPU (max_memory_allocated)' if device == 'cuda' else
             'resident memory of the process')
+    measured = {}
+    for name, mode in modes.items():
+        measured[name] = _measure(network, pair, mode, device, repeat)
+        # at once: the next may compile for minutes
+        print(f'{name}: {_brief(measured[name])}', file=sys.stderr, flush=True)
     return {
         'device': device_name(device), 'threads': torch.get_num_threads(), 'batch': 1,
-        'repeat': repeat, 'warm_up': WARM_UP, 'peak': peak,
-        'modes': {name: _measure(network, pair, mode, device, repeat)
-                  for name, mode in modes.items()},
+        'repeat': repeat, 'warm_up': WARM_UP, 'peak': peak, 'modes': measured,
     }
+
+
+def _brief(result: dict[str, Any]) -> str:
+    return result.get('error') or f'{result["median_ms"]:.1f} ms, peak {result["peak_mb"]:.0f} MB'
 
 
 def device_name(device: str) -> str:
