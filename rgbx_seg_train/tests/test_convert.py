@@ -255,7 +255,7 @@ def test_shifnet_takes_a_sam2_trunk_and_keeps_its_adapters_random(tmp_path):
     converted = convert('shifnet', 'micro', tmp_path / 'out.safetensors',
                         {'trunk': str(tmp_path)})
     assert converted.sources[0].tensors == len(state)
-    assert set(converted.random) == {'adapters', 'fusion', 'decoder', 'class_embeddings'}
+    assert set(converted.random) == {'adapters', 'sacf', 'hpd', 'class_embeddings'}
     model, _ = load_model(tmp_path / 'out.safetensors')
     assert model.encoder.backbone.pos_embed.equal(state['vision_encoder.backbone.pos_embed'])
     assert len(state) + sum(converted.random.values()) == len(model.state_dict())

@@ -222,7 +222,7 @@ def test_shifnet_at_full_size_is_the_published_one():
     assert result['params_total'] == 244_971_425 and result['params_lora'] == 0
     parts = {name: part['total'] for name, part in result['components'].items()}
     assert parts == {'adapters': 17_859_888, 'trunk': 212_149_296, 'neck': 553_984,
-                     'fusion': 10_880_000, 'decoder': 3_528_257}
+                     'sacf': 10_880_000, 'hpd': 3_528_257}
     assert result['gmac'] == pytest.approx(645, abs=0.5) and result['gmac'] == result['gmac_layers']
     assert result['gmac_all'] == pytest.approx(687, abs=0.5)
     assert not [row for row in result['published'] if row['within'] is False]

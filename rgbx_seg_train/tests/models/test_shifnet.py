@@ -162,7 +162,7 @@ def count(model: nn.Module, preset: str) -> dict[str, int]:
 def test_parameters_at_full_size_are_the_published_ones() -> None:
     assert count(on_meta('full'), 'full') == {
         'trainable': 32_268_145, 'total': 244_971_425, 'adapters': 17_859_888,
-        'trunk': 212_149_296, 'neck': 553_984, 'fusion': 10_880_000, 'decoder': 3_528_257,
+        'trunk': 212_149_296, 'neck': 553_984, 'sacf': 10_880_000, 'hpd': 3_528_257,
     }
     assert count(on_meta('base'), 'base')['trainable'] == 20_230_465
 
@@ -380,12 +380,12 @@ def test_ablations_have_the_parameters_that_they_should() -> None:
         with torch.device('meta'):
             return count(SHIFNet(replace(PRESETS['full'], **change), 9), '')
 
-    assert 'fusion' not in trained(fusion='add')
-    assert trained(fusion='concat')['fusion'] == 4 * (512 * 256 + 256)
+    assert 'sacf' not in trained(fusion='add')
+    assert trained(fusion='concat')['sacf'] == 4 * (512 * 256 + 256)
     projections = 2 * (256 * 768 + 768 + 768 * 768 + 768)
-    assert trained(fusion='sacf_no_text')['fusion'] == 10_880_000 - 4 * projections
+    assert trained(fusion='sacf_no_text')['sacf'] == 10_880_000 - 4 * projections
     linears = 4 * (256 * 256 + 256)
-    assert trained(decoder='segformer')['decoder'] == (
+    assert trained(decoder='segformer')['hpd'] == (
         linears + 1024 * 256 + 2 * 256 + 9 * 256 + 9)
 
 

@@ -119,8 +119,8 @@ class SHIFNet(nn.Module):
         ('adapters', r'encoder\.backbone\.blocks\.\d+\.(attn|mlp)\.adapter(\..+)?'),
         ('trunk', r'encoder\.backbone(\..+)?'),
         ('neck', r'encoder\.neck(\..+)?'),
-        ('fusion', r'fusion(\..+)?'),
-        ('decoder', r'decoder(\..+)?'),
+        ('sacf', r'fusion(\..+)?'),
+        ('hpd', r'decoder(\..+)?'),
     )
 
     def __init__(
