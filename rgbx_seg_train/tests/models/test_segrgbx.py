@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train.models import FAMILIES, find_config, find_family
+from rgbx_seg_train.models import find_config, find_family
 from rgbx_seg_train.models.blocks.fusion import FeatureFusion, FeatureRectification
 from rgbx_seg_train.models.blocks.mit import Attention
 from rgbx_seg_train.models.segrgbx import (
@@ -71,7 +71,7 @@ class TestTiny(FamilyTester):
     pinned = Pinned(
         'fc262c2a4b2a', (0.8105, 0.05239, 0.67361, 1.06787, 0.21252, 0.81483)
     )
-    export_config = replace(TINY, depths=(1, 1, 1, 1), clip=replace(TINY.clip, layers=1))
+    export_config = None  # test_onnx_of_both_halves_equals_torch exports the same parts
 
 
 class TestFrozen(FamilyTester):
@@ -106,12 +106,6 @@ def test_an_unknown_family_or_preset_is_refused_with_the_valid_ones() -> None:
         find_family('segformer')
     with pytest.raises(RgbxSegError, match='huge.*tiny.*b5'):
         find_config('segrgbx', 'huge')
-
-
-def test_every_preset_builds_on_the_meta_device() -> None:
-    for config in set(FAMILIES['segrgbx'].presets.values()):
-        with torch.device('meta'):  # one layer of CLIP; `full` has all in another test
-            SegRGBX(replace(config, clip=replace(config.clip, layers=1)), 9)
 
 
 def test_the_size_names_are_the_presets_of_the_paper() -> None:
