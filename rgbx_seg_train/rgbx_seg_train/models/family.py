@@ -1,14 +1,16 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a row of the table of families holds."""
+"""What a row of the table of families holds, and how all families read their arguments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
+
+from rgbx_seg_ros import RgbxSegError
 
 NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -45,3 +47,27 @@ class Family(NamedTuple):
     size: tuple[int, int] = (480, 640)  # (H, W) and
     n_classes: int = 9  # classes of the published cost
     attention_counted: bool = False  # whether that cost has the products of attention in it
+
+
+def modality_ids(modality: Sequence[str] | Sequence[int] | Tensor,
+                 known: Sequence[str]) -> list[int]:
+    """Return the places in `known` of modalities given by name or place.
+
+    Raises:
+        RgbxSegError: one is unknown.
+
+    """
+    if isinstance(modality, Tensor):
+        modality = modality.tolist()
+    unknown = set(modality) - set(known) - set(range(len(known)))
+    if unknown:
+        raise RgbxSegError(f'modality: found {sorted(map(str, unknown))}, expected names of '
+                           f'{", ".join(known)}; build the model with that modality.')
+    return [i if isinstance(i, int) else known.index(i) for i in modality]
+
+
+def choose(family: str, name: str, value: str, table: Collection[str]) -> None:
+    """Raise RgbxSegError unless the field `name` of a family's config names an entry of a table."""
+    if value not in table:
+        raise RgbxSegError(f'{family}: {name} is {value!r}, expected one of {", ".join(table)}; '
+                           'choose one of them.')

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from rgbx_seg_ros.manifest import MODALITIES
 from rgbx_seg_train.models.blocks.fusion import FeatureFusion, FeatureRectification
 from rgbx_seg_train.models.blocks.mit import MIT_DEPTHS, MIT_DIMS, build_stages
 from rgbx_seg_train.models.blocks.segformer_head import SegformerHead, resize
+from rgbx_seg_train.models.family import choose, modality_ids
 from rgbx_seg_train.models.segrgbx.dsrm import STRUCTURES, DomainRefinement, DsrmConfig
 from rgbx_seg_train.models.segrgbx.ma_clip import RESIZES, ClipConfig, ModalityClip
 
@@ -59,27 +60,20 @@ class SegRGBXConfig:
 
     def __post_init__(self) -> None:
         """Refuse names that no table holds."""
-        _choose('pairing', self.pairing, PAIRINGS)
+        choose('segrgbx', 'pairing', self.pairing, PAIRINGS)
         _divide('heads', self.dims, self.heads)
         if self.clip is not None:
-            _choose('clip.resize', self.clip.resize, RESIZES)
+            choose('segrgbx', 'clip.resize', self.clip.resize, RESIZES)
             _divide('clip.heads', (self.clip.hidden,), (self.clip.heads,))
         if self.dsrm is not None:
-            _choose('dsrm.pairing', self.dsrm.pairing, PAIRINGS)
-            _choose('dsrm.structure', self.dsrm.structure, STRUCTURES)
+            choose('segrgbx', 'dsrm.pairing', self.dsrm.pairing, PAIRINGS)
+            choose('segrgbx', 'dsrm.structure', self.dsrm.structure, STRUCTURES)
             _divide('dsrm.heads', self.dims[-1:], (self.dsrm.heads,))
             if not self.dsrm.share and self.dsrm.layers % 2:
                 raise RgbxSegError(
                     f'segrgbx: dsrm.layers is {self.dsrm.layers} without dsrm.share, expected an '
                     'even number, half of them for each stream; choose one.'
                 )
-
-
-def _choose(name: str, value: str, table: Collection[str]) -> None:
-    if value not in table:
-        raise RgbxSegError(
-            f'segrgbx: {name} is {value!r}, expected one of {", ".join(table)}; choose one of them.'
-        )
 
 
 def _divide(name: str, widths: tuple[int, ...], heads: tuple[int, ...]) -> None:
@@ -206,7 +200,7 @@ class SegRGBX(nn.Module):
         stride: of the logits (a training loss at stride 2 costs a quarter of one at 1).
         Returns logits (B, n_classes, H/stride, W/stride).
         """
-        ids = self._ids(modality)
+        ids = modality_ids(modality, self.modalities)
         if embeddings is None:
             embeddings = self.embed(rgb, aux, ids)
         stream = torch.tensor([0] * len(ids) + [1 + i for i in ids], device=rgb.device)
@@ -220,7 +214,7 @@ class SegRGBX(nn.Module):
         """Return MA-CLIP's embeddings of both images of each pair, or None without MA-CLIP."""
         if self.clip is None:
             return None
-        names = [self.modalities[i] for i in self._ids(modality)]
+        names = [self.modalities[i] for i in modality_ids(modality, self.modalities)]
         return Embeddings(*self.clip(rgb, aux, names))
 
     def _segment(
@@ -252,18 +246,6 @@ class SegRGBX(nn.Module):
             refined.append(part)
         return torch.cat(refined)
 
-    def _ids(self, modality: Sequence[str] | Sequence[int] | Tensor) -> list[int]:
-        """Return the ids of modalities given by name or id."""
-        if isinstance(modality, Tensor):
-            modality = modality.tolist()
-        unknown = set(modality) - set(self.modalities) - set(range(len(self.modalities)))
-        if unknown:
-            raise RgbxSegError(
-                f'modality: found {sorted(map(str, unknown))}, expected names of '
-                f'{", ".join(self.modalities)}; build the model with that modality.'
-            )
-        return [i if isinstance(i, int) else self.modalities.index(i) for i in modality]
-
     def merge(self, modality: str) -> MergedSegRGBX:
         """Return a copy for one modality: LoRA merged, prompts baked, `forward(rgb, aux)`."""
         return MergedSegRGBX(self, modality)
@@ -282,7 +264,7 @@ class MergedSegRGBX(nn.Module):
         super().__init__()
         self.modality = modality
         self.scene_width = model.config.clip.embed if model.config.clip else 0
-        streams = [0, 1 + model._ids([modality])[0]]
+        streams = [0, 1 + modality_ids([modality], model.modalities)[0]]
         network = copy.deepcopy(model)
         if model.clip is not None:
             network.clip = model.clip.merge(modality)

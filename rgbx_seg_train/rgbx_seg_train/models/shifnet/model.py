@@ -16,7 +16,7 @@ scaled from stride 4 to the given size at once.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -30,6 +30,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import MODALITIES
 from rgbx_seg_train.models.blocks.hiera import HIERA, STRIDE, HieraConfig, build_hiera
 from rgbx_seg_train.models.blocks.segformer_head import resize
+from rgbx_seg_train.models.family import choose, modality_ids
 from rgbx_seg_train.models.shifnet.decoder import DECODERS
 from rgbx_seg_train.models.shifnet.fusion import FUSIONS
 from rgbx_seg_train.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -54,15 +55,8 @@ class SHIFNetConfig:
 
     def __post_init__(self) -> None:
         """Refuse names that no table holds."""
-        _choose('fusion', self.fusion, FUSIONS)
-        _choose('decoder', self.decoder, DECODERS)
-
-
-def _choose(name: str, value: str, table: Mapping[str, Any]) -> None:
-    if value not in table:
-        raise RgbxSegError(
-            f'shifnet: {name} is {value!r}, expected one of {", ".join(table)}; choose one of them.'
-        )
+        choose('shifnet', 'fusion', self.fusion, FUSIONS)
+        choose('shifnet', 'decoder', self.decoder, DECODERS)
 
 
 _FULL = SHIFNetConfig()
@@ -167,7 +161,7 @@ class SHIFNet(nn.Module):
         modality: B names, or ids (B,) into `self.modalities`; it changes nothing.
         Returns logits (B, N, H/stride, W/stride), N rows of `class_embeddings`.
         """
-        self._check(modality)
+        modality_ids(modality, self.modalities)
         size = rgb.shape[2] // stride, rgb.shape[3] // stride
         if self.config.raw_range:
             rgb, aux = to_raw_range(rgb, aux)
@@ -205,15 +199,6 @@ class SHIFNet(nn.Module):
         """Return a copy for one modality, `forward(rgb, aux)`."""
         return MergedSHIFNet(self, modality)
 
-    def _check(self, modality: Sequence[str] | Sequence[int] | Tensor) -> None:
-        names = modality.tolist() if isinstance(modality, Tensor) else modality
-        unknown = set(names) - set(self.modalities) - set(range(len(self.modalities)))
-        if unknown:
-            raise RgbxSegError(
-                f'modality: found {sorted(map(str, unknown))}, expected names of '
-                f'{", ".join(self.modalities)}; build the model with that modality.'
-            )
-
 
 class MergedSHIFNet(nn.Module):
     """SHIFNet for one modality, in eval mode: what is exported."""
@@ -222,7 +207,7 @@ class MergedSHIFNet(nn.Module):
 
     def __init__(self, model: SHIFNet, modality: str) -> None:
         super().__init__()
-        model._check([modality])
+        modality_ids([modality], model.modalities)
         self.modality = modality
         self.network = copy.deepcopy(model)
         self.network.modalities = (modality,)
