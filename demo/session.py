@@ -22,6 +22,7 @@ from demo.player import Player
 from demo.recorder import Recorder
 from demo.timeline import LiveClock, Timeline
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.middleware import set_private_middleware
 from rgbx_seg_ros.sync import SyncConfig
 
 DISCOVERY_S = 30.0
@@ -41,9 +42,26 @@ class Session(NamedTuple):
     rmw: str
 
 
+class NotShownError(RgbxSegError):
+    """The middleware did not show the node; Fast DDS sometimes hangs while it starts."""
+
+
 def record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate: float,
            log: Path, spool: BinaryIO) -> Session:
-    """Play the bag through a node of its own; its pictures go to `spool`, its words to `log`."""
+    """Play the bag through a node of its own; its pictures go to `spool`, its words to `log`.
+
+    A middleware that does not show the node gets a second chance, in another domain.
+    """
+    try:
+        return _record(timeline, bundle, modality, backend, rate, log, spool)
+    except NotShownError as error:
+        print(f'demo: {error} Once more.', file=sys.stderr)
+        set_private_middleware()
+        return _record(timeline, bundle, modality, backend, rate, log, spool)
+
+
+def _record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate: float,
+            log: Path, spool: BinaryIO) -> Session:
     # The player shall not wait 5 ms for the interpreter whenever the recorder has it.
     sys.setswitchinterval(0.0005)
     with _spinning_node() as node:
@@ -108,7 +126,7 @@ def _wait_until_active(process: NodeProcess, node: Any, player: Player,
                        recorder: Recorder) -> None:
     began = time.monotonic()
     while recorder.info is None or player.listeners() < 2:
-        reason = ''
+        reason, error = '', RgbxSegError
         if process.exit_code() is not None:
             reason = f'the node ended with exit code {process.exit_code()} before it was active'
         elif recorder.fault:
@@ -116,12 +134,13 @@ def _wait_until_active(process: NodeProcess, node: Any, player: Player,
         elif time.monotonic() > began + START_S:
             reason = f'the node was not active after {START_S:.0f} s'
         elif time.monotonic() > began + DISCOVERY_S and 'segment' not in node.get_node_names():
+            error = NotShownError
             reason = (f'the middleware did not show the node in {DISCOVERY_S:.0f} s; look at the '
                       'FASTDDS_… variables of this shell')
         if reason:
             process.stop()
             print(process.last_words(), file=sys.stderr)
-            raise RgbxSegError(f'{reason}; its last words are above.')
+            raise error(f'{reason}; its last words are above.')
         time.sleep(0.05)
     player.wait_ready()
     time.sleep(SETTLE_S)
