@@ -42,7 +42,7 @@ from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.evaluate import manifest_of, write_json
 from rgbx_seg_train.export_phases import Phases, peak_bytes
 from rgbx_seg_train.onnx_graph import OPSET, node_counts, to_onnx
-from rgbx_seg_train.parity import Parity, compare
+from rgbx_seg_train.parity import TIE, TIE_HALVED, Parity, compare
 
 PARITY_SAMPLES = 4
 SUMMARY = ('miou', 'miou_day', 'miou_night')  # the scores of a file that the manifest takes
@@ -90,15 +90,16 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
             for name in nodes:
                 onnx.checker.check_model(str(bundle / name))
         with phases('parity'):
-            parity = compare(graph, bundle, samples)
-            parity.refuse(str(checkpoint), logits_too=not config.export.fp16_weights)
+            halved = config.export.fp16_weights
+            parity = compare(graph, bundle, samples, TIE_HALVED if halved else TIE)
+            parity.refuse(str(checkpoint), logits_too=not halved)
         sizes = {file.name: file.stat().st_size for file in sorted(bundle.iterdir())}
         replace_folder(bundle, out, ours=(MANIFEST_FILE,))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return Report(manifest.name, manifest.family, config.model.preset,
                   sum(p.numel() for p in merged.parameters()), OPSET, config.export.scene_every,
-                  config.export.fp16_weights, sizes, nodes, parity, phases.seconds,
+                  halved, sizes, nodes, parity, phases.seconds,
                   phases.peak_bytes)
 
 

@@ -55,7 +55,7 @@ def to_onnx(module: nn.Module, tensors: Graph, phases: Phases, fp16_weights: boo
     with phases('slim'):
         # The pattern puts two Reshapes around each Gemm that it makes of MatMul and Add.
         model = onnxslim.slim(model, skip_fusion_patterns=['FusionGemm'])
-        _drop_expands(model)
+        _drop_copies(model)
         _show_weights(model, hidden)
         _restore_interface(model, tensors)
         strip(model)
@@ -105,19 +105,26 @@ def _hide_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     return hidden
 
 
-def _drop_expands(model: onnx.ModelProto) -> None:
-    """Take out the Expand nodes before operators that broadcast anyway: each would copy a map."""
+def _drop_copies(model: onnx.ModelProto) -> None:
+    """Take out each Resize to its own size, and each Expand before operators that broadcast."""
     graph = model.graph
     shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
               for info in graph.value_info}
-    for node in [node for node in graph.node if node.op_type == 'Expand']:
-        small, large = node.input[0], node.output[0]
-        readers = [other for other in graph.node if large in other.input]
-        if all(other.op_type in BROADCASTING and large in shapes and
-               [shapes.get(name) for name in other.input if name != large] == [shapes[large]]
-               for other in readers):
+    kept = {tensor.name for tensor in graph.output}
+    for node in [node for node in graph.node if node.op_type in ('Expand', 'Resize')]:
+        source, copy = node.input[0], node.output[0]
+        readers = [other for other in graph.node if copy in other.input]
+        if copy not in shapes or copy in kept:
+            continue
+        if node.op_type == 'Expand':
+            superfluous = all(other.op_type in BROADCASTING and [
+                shapes.get(name) for name in other.input if name != copy] == [shapes[copy]]
+                for other in readers)
+        else:
+            superfluous = shapes.get(source) == shapes[copy]
+        if superfluous:
             for other in readers:
-                other.input[list(other.input).index(large)] = small
+                other.input[list(other.input).index(copy)] = source
             graph.node.remove(node)
 
 

@@ -30,7 +30,9 @@ from rgbx_seg_train.onnx_graph import output_suffix
 
 LEAST_AGREEMENT = 0.999  # share of pixels whose label is the same in torch and in the bundle
 MOST_DIFFERENCE = 1e-3  # of logits, relative to the largest
-TIE = 1e-5  # best logits nearer than this, relative to the largest, are equal but for rounding
+# Best logits nearer than this, relative to the largest, are equal but for rounding: of float32 in
+# the operations, or of float16 in the weights.
+TIE, TIE_HALVED = 1e-5, 1e-3
 NOISE_PAIRS = 2
 Pair = tuple[Tensor, Tensor]  # rgb (1, H, W, 3) and aux (1, H, W, C), uint8
 Logits = NDArray[np.float32]
@@ -62,8 +64,9 @@ class Parity:
 class Sums:
     """Adds up the pixels of several pairs."""
 
-    def __init__(self) -> None:
-        """Start with none."""
+    def __init__(self, tie: float = TIE) -> None:
+        """Take how near logits are a tie, relative to the largest."""
+        self.tie = tie
         self.equal = self.clear = self.pixels = 0
         self.worst = 0.0
         self.seen: set[int] = set()
@@ -76,7 +79,7 @@ class Sums:
         self.worst = max(self.worst, worst) if np.isfinite(worst) else math.inf
         best, ids = torch.from_numpy(ours).topk(min(2, ours.shape[1]), 1)
         expected = ids[:, 0].numpy()
-        clear = (best[:, 0] - best[:, -1] > TIE * scale).numpy() if best.shape[1] > 1 else True
+        clear = (best[:, 0] - best[:, -1] > self.tie * scale).numpy() if best.shape[1] > 1 else True
         self.equal += int(np.count_nonzero((label == expected) & clear))
         self.clear += int(np.count_nonzero(np.broadcast_to(clear, label.shape)))
         self.pixels += label.size
@@ -88,13 +91,14 @@ class Sums:
                       len(self.seen), self.worst, samples, noise_pairs)
 
 
-def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample]) -> Parity:
+def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample],
+            tie: float = TIE) -> Parity:
     """Return how a bundle agrees with its graph in torch.
 
     It is compared on samples, and on noise too if they say little: there are none, or torch gives
     one class to all of them.
     """
-    manifest, sums = load_bundle(bundle), Sums()
+    manifest, sums = load_bundle(bundle), Sums(tie)
     _add(sums, graph, bundle, [_to_pair(sample, manifest) for sample in samples])
     noise = _noise_pairs(manifest) if len(sums.seen) < 2 else []
     if noise:
