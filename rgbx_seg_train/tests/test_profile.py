@@ -5,6 +5,7 @@
 import json
 import math
 import sys
+import time
 from functools import lru_cache
 
 import pytest
@@ -361,14 +362,17 @@ def test_latency_tells_what_does_not_work(monkeypatch, capsys):
     assert 'autocast bfloat16: does not work here (ValueError: this network)' in out
 
 
-def test_latency_is_of_the_network_that_was_built(monkeypatch):
+def test_latency_is_of_each_run_after_the_warm_up_of_the_network_that_was_built(monkeypatch):
+    sizes = []
+
     class Slow(nn.Module):
         def forward(self, rgb, aux):
-            for _ in range(10):
-                rgb = (rgb @ rgb.transpose(2, 3)).sigmoid()
+            sizes.append((tuple(rgb.shape), tuple(aux.shape)))
+            time.sleep(0.2 if len(sizes) <= profile_latency.WARM_UP else 0.02)
             return rgb
 
     monkeypatch.setattr(profile_latency, 'ON_CPU', ('eager float32',))
-    slow = measure_latency(Slow, (256, 256), 'cpu', 3)['modes']['eager float32']
-    quick = measure_latency(Slow, (32, 32), 'cpu', 3)['modes']['eager float32']
-    assert slow['median_ms'] > 5 * quick['median_ms']
+    mode = measure_latency(Slow, (32, 48), 'cpu', 3)['modes']['eager float32']
+    assert sizes == [((1, 3, 32, 48), (1, 3, 32, 48))] * (profile_latency.WARM_UP + 3)
+    assert mode['median_ms'] >= 20 and mode['p95_ms'] >= mode['median_ms']
+    assert mode['warm_up_s'] >= 0.2 * profile_latency.WARM_UP
