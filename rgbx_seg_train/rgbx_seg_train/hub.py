@@ -32,8 +32,9 @@ from rgbx_seg_ros import RgbxSegError
 SUFFIXES = ('.safetensors', '.pt', '.pth', '.bin')  # of files that `weights` reads
 TIMEOUT_S = 5.0  # for the hub's first answer
 
-# The commits that were checked. Those of MiT-B0, -B1 and -B2 are the hub's own conversions to
-# safetensors, made on top of the main branch; all others are the main branch.
+# Commits that public sources tie to these repositories; nothing was fetched to check them. Those of
+# MiT-B0, -B1 and -B2 are said to be the hub's own conversions to safetensors, the others the main
+# branch.
 HUB_REVISIONS: dict[str, str] = {
     'nvidia/mit-b0': '25ce79d97e6d9d509ed12e17cb2eb89b0a83a2dc',
     'nvidia/mit-b1': '44575a0572f5374ed1e5b4e46ec8276222f6ffe8',

@@ -3,10 +3,12 @@
 """MA-CLIP: a CLIP image tower with one LoRA per RGB-X pair (SegRGB-X, section III-B, figure 3).
 
 The paper's: CLIP frozen; the LoRA of a pair serves both of its images; the embeddings S^r, S^m go
-on, frozen too. Assumed (the counts agree): ViT-B/16, LoRA on q and v. The tower is `transformers`',
-the LoRA pool `peft`'s. Images are resized as for CLIP's training (bicubic, antialiased), but the
-whole image to the square: CLIP's own crop of the center would hide a quarter of a 4:3 scene. The
-resize is two products with constant matrices, since TensorRT has no antialiased one.
+on, frozen too. Assumed (the counts agree): ViT-B/16, LoRA on q and v, of rank 8: the paper gives
+none, and with 16 the pool of five would exceed the published total by more than 1 %. The tower is
+`transformers`', the LoRA pool `peft`'s. Images are resized as for CLIP's training (bicubic,
+antialiased), but the whole image to the square: CLIP's own crop of the center would hide a quarter
+of a 4:3 scene. The resize is two products with constant matrices, since TensorRT has no antialiased
+one.
 """
 
 from __future__ import annotations
