@@ -7,13 +7,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE, Manifest, load_bundle
+from rgbx_seg_ros.manifest import (
+    MODEL_FILE,
+    PRECISIONS,
+    SCENE_FILE,
+    Manifest,
+    Variant,
+    load_bundle,
+)
 
 Tensor = NDArray[np.uint8]
 INPUTS = ('rgb', 'aux')
@@ -22,14 +29,22 @@ EMBEDDINGS = ('s_rgb', 's_aux')  # outputs of scene.onnx, and then inputs of mod
 Found = Mapping[str, tuple[str, tuple[object, ...]]]  # name of a tensor -> dtype, shape
 
 
+Size = tuple[int, int]  # height, width
+
+
 @dataclass(frozen=True)
 class EngineInfo:
-    """Which library runs the model, its version, where, and in which precision."""
+    """Which library runs the model, its version, where, in which precision, and why this one."""
 
     backend: str
     version: str
     device: str
     precision: str
+    rgb_size: Size | None = None  # (H, W) of rgb, label and confidence; None: the manifest's
+    aux_size: Size | None = None  # (h, w) of aux; None: the manifest's
+    embeds_aside: bool = False  # it has `embed_later` and `embedded`
+    choice: str = ''  # what `auto` found, as a sentence
+    warning: str = ''  # what its owner should know, as a sentence: a GPU that cannot be used
 
 
 class Scene(NamedTuple):
@@ -40,7 +55,12 @@ class Scene(NamedTuple):
 
 
 class Engine(Protocol):
-    """A loaded model. One thread owns it: open, call and close it from the same one."""
+    """A loaded model. One thread owns it: open, call and close it from the same one.
+
+    An engine whose `info.embeds_aside` is True also has `embed_later(rgb, aux) -> None`, which
+    starts the scene graph on one pair beside the calls that follow, and `embedded() -> Scene |
+    None`, which returns what it made once it is done, and None before that and ever after.
+    """
 
     info: EngineInfo
 
@@ -63,44 +83,131 @@ class Engine(Protocol):
         """Free the model's memory; the engine cannot be called afterwards."""
 
 
-def _onnxruntime(bundle: Path, manifest: Manifest) -> Engine:
+@dataclass(frozen=True)
+class Model:
+    """The form of a bundle that an engine is to run."""
+
+    bundle: Path
+    manifest: Manifest
+    variant: Variant | None = None  # None: the bundle's own graphs
+    precision: str = 'fp32'  # of manifest.PRECISIONS; other than the variant's where the backend
+    # lowers it itself
+
+    @property
+    def rgb_size(self) -> Size:
+        """Return (H, W) of rgb, label and confidence."""
+        own = self.variant.rgb_size if self.variant else None
+        return own or (self.manifest.height, self.manifest.width)
+
+    @property
+    def aux_size(self) -> Size:
+        """Return (h, w) of aux."""
+        own = self.variant.aux_size if self.variant else None
+        return own or (self.manifest.height, self.manifest.width)
+
+    def graphs(self) -> dict[str, Graph]:
+        """Return the tensors of the graphs by file name."""
+        return graphs(self.manifest, self.variant)
+
+    def path(self, graph: str) -> Path:
+        """Return the ONNX file of a graph, or the OpenVINO IR where the variant has that."""
+        if self.variant is not None:
+            for name in (graph, Path(graph).with_suffix('.xml').name):
+                if name in self.variant.files:
+                    return self.bundle / self.variant.name / name
+        return self.bundle / graph
+
+    def info(self, backend: str, version: str, device: str, **more: Any) -> EngineInfo:
+        """Return what an engine that runs this model is."""
+        return EngineInfo(backend, version, device, self.precision, self.rgb_size, self.aux_size,
+                          **more)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How an engine is to be opened."""
+
+    rgb_size: Size | None = None  # (H, W) of the camera, if a form of the model for it may be used
+    engine_file: Path | None = None  # TensorRT: run this engine and build none
+    tell: Callable[[str], None] = lambda sentence: None  # hears of what takes long
+
+
+class BackendUnavailable(RgbxSegError):
+    """This machine, not the bundle, is why a backend cannot run it; another one may."""
+
+
+Opener = Callable[[Model, Options], Engine]
+
+
+def _tensorrt(model: Model, options: Options) -> Engine:
+    from rgbx_seg_ros.engine_tensorrt import open_tensorrt
+
+    return open_tensorrt(model, options, 'tensorrt')
+
+
+def _tensorrt_rtx(model: Model, options: Options) -> Engine:
+    from rgbx_seg_ros.engine_tensorrt import open_tensorrt
+
+    return open_tensorrt(model, options, 'tensorrt_rtx')
+
+
+def _onnxruntime_cuda(model: Model, options: Options) -> Engine:
     from rgbx_seg_ros.engine_onnxruntime import OnnxRuntimeEngine
 
-    return OnnxRuntimeEngine(bundle, manifest)
+    return OnnxRuntimeEngine(model, cuda=True)
 
 
-def _dummy(bundle: Path, manifest: Manifest) -> Engine:
+def _openvino(model: Model, options: Options) -> Engine:
+    from rgbx_seg_ros.engine_openvino import OpenVinoEngine
+
+    return OpenVinoEngine(model)
+
+
+def _onnxruntime(model: Model, options: Options) -> Engine:
+    from rgbx_seg_ros.engine_onnxruntime import OnnxRuntimeEngine
+
+    return OnnxRuntimeEngine(model)
+
+
+def _torch(model: Model, options: Options) -> Engine:
+    from rgbx_seg_ros.engine_torch import open_torch
+
+    return open_torch(model)
+
+
+def _dummy(model: Model, options: Options) -> Engine:
     from rgbx_seg_ros.engine_dummy import DummyEngine
 
-    return DummyEngine(bundle, manifest)
+    return DummyEngine(model)
 
 
-# In the order in which `auto` tries them; it never takes the dummy.
-BACKENDS: dict[str, Callable[[Path, Manifest], Engine]] = {
-    'onnxruntime': _onnxruntime, 'dummy': _dummy}
+# `selection.order` tells which of them `auto` tries; it never takes the dummy.
+BACKENDS: dict[str, Opener] = {
+    'tensorrt': _tensorrt, 'tensorrt_rtx': _tensorrt_rtx, 'onnxruntime_cuda': _onnxruntime_cuda,
+    'openvino': _openvino, 'onnxruntime': _onnxruntime, 'torch': _torch, 'dummy': _dummy}
 
 
-def open_engine(bundle: Path, backend: str = 'auto') -> tuple[Engine, Manifest]:
-    """Return the engine of a bundle and its manifest; `auto` takes the first backend that works.
+def open_engine(bundle: Path, backend: str = 'auto', precision: str = 'auto',
+                options: Options | None = None) -> tuple[Engine, Manifest]:
+    """Return the engine of a bundle and its manifest.
+
+    `auto` takes the first backend, in the order that fits this machine, that works, and the lowest
+    precision that agrees with fp32; `info.choice` says what it found.
 
     Raises:
-        RgbxSegError: the bundle is not valid, the backend unknown, or no backend works here.
+        RgbxSegError: the bundle is not valid, the backend or precision unknown or not in the
+            bundle, or no backend works here.
 
     """
-    if backend != 'auto' and backend not in BACKENDS:
-        raise RgbxSegError(f'backend "{backend}" is unknown; expected auto, '
-                           f'{", ".join(BACKENDS)}.')
+    from rgbx_seg_ros.selection import open_first
+
+    for name, value, known in (('backend', backend, tuple(BACKENDS)),
+                               ('precision', precision, PRECISIONS)):
+        if value not in ('auto', *known):
+            raise RgbxSegError(f'{name} "{value}" is unknown; expected auto, {", ".join(known)}.')
     manifest = load_bundle(Path(bundle))
-    reasons = []
-    real = [name for name in BACKENDS if name != 'dummy']
-    for name in real if backend == 'auto' else (backend,):
-        try:
-            return BACKENDS[name](Path(bundle), manifest), manifest
-        except RgbxSegError as error:
-            if backend != 'auto':
-                raise
-            reasons.append(f'{name}: {error}')
-    raise RgbxSegError('no backend works on this machine: ' + ' '.join(reasons))
+    model = Model(Path(bundle), manifest)
+    return open_first(model, backend, precision, options or Options()), manifest
 
 
 class Graph(NamedTuple):
@@ -110,11 +217,14 @@ class Graph(NamedTuple):
     outputs: Found
 
 
-def graphs(manifest: Manifest) -> dict[str, Graph]:
+def graphs(manifest: Manifest, variant: Variant | None = None) -> dict[str, Graph]:
     """Return the graphs of a bundle by file name, as the bundle contract has them."""
-    size = (1, manifest.height, manifest.width)
-    images = {'rgb': ('uint8', (*size, 3)), 'aux': ('uint8', (*size, manifest.aux.channels))}
-    masks = {name: ('uint8', size) for name in OUTPUTS}
+    network = (manifest.height, manifest.width)
+    rgb_size, aux_size = (own or network for own in (
+        (variant.rgb_size, variant.aux_size) if variant else (None, None)))
+    images = {'rgb': ('uint8', (1, *rgb_size, 3)),
+              'aux': ('uint8', (1, *aux_size, manifest.aux.channels))}
+    masks = {name: ('uint8', (1, *rgb_size)) for name in OUTPUTS}
     if manifest.scene is None:
         return {MODEL_FILE: Graph(images, masks)}
     scene = {name: ('float32', (1, manifest.scene.width)) for name in EMBEDDINGS}

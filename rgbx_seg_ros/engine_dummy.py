@@ -4,13 +4,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import EngineInfo, Scene, Tensor, no_scene_graph
-from rgbx_seg_ros.manifest import Manifest
+from rgbx_seg_ros.engine import Model, Scene, Tensor, no_scene_graph
 
 
 class DummyEngine:
@@ -19,9 +18,9 @@ class DummyEngine:
     It does not read the model. Only by its name it is chosen, never by `auto`.
     """
 
-    def __init__(self, bundle: Path, manifest: Manifest) -> None:
+    def __init__(self, model: Model) -> None:
         """Draw the answer: every class of the manifest, confidence 0 to 255."""
-        height, width = manifest.height, manifest.width
+        manifest, (height, width) = model.manifest, model.rgb_size
         ids = np.array([info.id for info in manifest.classes], np.uint8)
         stripes = ids[np.arange(width) * len(ids) // width]
         rows = np.arange(height) * 255 // max(height - 1, 1)
@@ -31,7 +30,7 @@ class DummyEngine:
         if manifest.scene is not None:
             nothing = np.zeros((1, manifest.scene.width), np.float32)
             self._scene = Scene(nothing, nothing)
-        self.info = EngineInfo('dummy', '1', 'cpu', 'none')
+        self.info = replace(model.info('dummy', '1', 'cpu'), precision='none')
 
     def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
                  ) -> tuple[Tensor, Tensor]:

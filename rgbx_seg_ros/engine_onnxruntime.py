@@ -1,6 +1,6 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on the CPU: the default where there is no GPU. The only file that imports it."""
+"""ONNX Runtime on processors and on CUDA GPUs. The only file that imports it."""
 
 from __future__ import annotations
 
@@ -10,35 +10,42 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import (
     EMBEDDINGS,
     OUTPUTS,
-    EngineInfo,
+    BackendUnavailable,
     Found,
     Graph,
+    Model,
     Scene,
     Tensor,
     check_tensors,
-    graphs,
     no_scene_graph,
 )
-from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE, Manifest
+from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE
 
 try:
     import onnxruntime as ort
 except ImportError:
-    raise RgbxSegError('onnxruntime is not installed; run `pip install onnxruntime`.') from None
+    raise BackendUnavailable('onnxruntime is not installed; run `pip install onnxruntime`.'
+                             ) from None
 
 
+CPU, CUDA = 'CPUExecutionProvider', 'CUDAExecutionProvider'
 DTYPES = {'tensor(uint8)': 'uint8', 'tensor(float)': 'float32'}
 
 
 class OnnxRuntimeEngine:
     """A bundle's graphs in ONNX Runtime sessions; see `rgbx_seg_ros.engine.Engine`."""
 
-    def __init__(self, bundle: Path, manifest: Manifest) -> None:
+    def __init__(self, model: Model, cuda: bool = False) -> None:
         """Load the graphs; RgbxSegError if one cannot be read or breaks the bundle contract."""
+        if cuda and CUDA not in ort.get_available_providers():
+            raise BackendUnavailable(f'onnxruntime {ort.__version__} has no {CUDA} here; run `pip '
+                                     'install onnxruntime-gpu` in its place.')
         self._sessions: dict[str, ort.InferenceSession] = {
-            name: _open(bundle / name, graph) for name, graph in graphs(manifest).items()}
-        self._has_scene = manifest.scene is not None
-        self.info = EngineInfo('onnxruntime', ort.__version__, 'cpu', 'fp32')
+            name: _open(model.path(name), graph, CUDA if cuda else CPU)
+            for name, graph in model.graphs().items()}
+        self._has_scene = model.manifest.scene is not None
+        self.info = model.info('onnxruntime_cuda' if cuda else 'onnxruntime', ort.__version__,
+                               'cuda' if cuda else 'cpu')
 
     def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
                  ) -> tuple[Tensor, Tensor]:
@@ -66,18 +73,21 @@ class OnnxRuntimeEngine:
         return self._sessions[name]
 
 
-def _open(path: Path, graph: Graph) -> ort.InferenceSession:
+def _open(path: Path, graph: Graph, provider: str) -> ort.InferenceSession:
     """Return the session of an ONNX file that has the tensors of `graph`."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # Spinning worker threads would take the cores that the camera drivers need.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     try:
-        session = ort.InferenceSession(str(path), options, ['CPUExecutionProvider'])
+        session = ort.InferenceSession(str(path), options, [provider])
     except Exception as error:  # onnxruntime's exceptions share no base class
         reason = str(error).split('\n')[0]
         raise RgbxSegError(f'{path}: onnxruntime {ort.__version__} cannot load it ({reason}); '
                            'export the bundle again.') from None
+    if provider not in session.get_providers():  # it falls back to the processor without a word
+        raise BackendUnavailable(f'onnxruntime {ort.__version__} cannot start {provider}; check '
+                                 'that the CUDA and cuDNN libraries it wants are installed.')
     try:
         check_tensors(_tensors(session.get_inputs()), _tensors(session.get_outputs()), graph)
     except RgbxSegError as error:

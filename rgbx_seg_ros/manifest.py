@@ -3,7 +3,9 @@
 """The bundle: a folder with `model.onnx` and the `manifest.yaml` that says how to use it.
 
 A network that also reads embeddings of the whole scene comes in two graphs: `scene.onnx` makes the
-embeddings, every few frames, and `model.onnx` takes them with each pair of images.
+embeddings, every few frames, and `model.onnx` takes them with each pair of images. Folders in the
+bundle may hold further forms of the graphs, its variants: in a lower precision, or for images of a
+camera's size. `model.safetensors`, if it is there, is the checkpoint, for backend torch.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ FORMAT = 1
 MODEL_FILE = 'model.onnx'
 SCENE_FILE = 'scene.onnx'
 MANIFEST_FILE = 'manifest.yaml'
+CHECKPOINT_FILE = 'model.safetensors'
 UNLABELED = 255
 MODALITIES = ('thermal', 'depth', 'event', 'polarization', 'lightfield')
 RANGES = ('fixed', 'percentile')
+PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 MAX_SIDE = 8192  # pixels; a manifest is bounded before anything of its size is allocated
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_SCENE_WIDTH = 65536
+MAX_VARIANTS = 64
 MAX_SCENE_EVERY = 100_000  # frames: nearly an hour at 30 Hz
 
 
@@ -99,12 +104,54 @@ class SceneGraph:
 
     def __post_init__(self) -> None:
         """Refuse what no bundle holds."""
-        good = isinstance(self.onnx_sha256, str) and re.fullmatch('([0-9a-f]{64})?',
-                                                                  self.onnx_sha256)
-        _expect(bool(good), 'scene.onnx_sha256', self.onnx_sha256, '64 hexadecimal digits')
+        _expect(_matches('([0-9a-f]{64})?', self.onnx_sha256), 'scene.onnx_sha256',
+                self.onnx_sha256, '64 hexadecimal digits')
         for name, most in (('width', MAX_SCENE_WIDTH), ('every', MAX_SCENE_EVERY)):
             value = getattr(self, name)
             _expect(_is_int(value, 1, most), f'scene.{name}', value, f'an integer 1..{most}')
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Another form of a bundle's graphs, in a folder of its own, and how far it agrees with them.
+
+    `files` are those of the folder, name -> SHA-256. Without any the variant is a way to run the
+    bundle's own graphs: a CPU that computes them in bf16.
+    """
+
+    name: str  # of the folder in the bundle
+    precision: str
+    backends: tuple[str, ...]  # that may run it: what suits one library can be wrong in another
+    files: Mapping[str, str]
+    labels: float  # share of labels that are those of fp32 at the same input
+    miou_change: float | None  # mIoU minus that of fp32, in 0..1; None: there was no ground truth
+    pairs: int  # of images that both were measured on
+    rgb_size: tuple[int, int] | None = None  # (H, W) of rgb, label, confidence; None: network's
+    aux_size: tuple[int, int] | None = None  # (h, w) of aux; None: the network's
+
+    def __post_init__(self) -> None:
+        """Refuse what no engine can be opened by, and names that lead out of the bundle."""
+        where = f'variants.{self.name}'
+        for name in (self.name, *self.files):
+            good = _matches(r'[a-z0-9][a-z0-9_.]{0,63}', name)
+            _expect(good, 'variants.name', name, 'lower-case letters, digits, _ and dots')
+        _expect(self.precision in PRECISIONS, f'{where}.precision', self.precision,
+                ', '.join(PRECISIONS))
+        good = bool(self.backends) and all(isinstance(name, str) for name in self.backends)
+        _expect(good, f'{where}.backends', self.backends, 'names of backends')
+        for name, sha256 in self.files.items():
+            _expect(_matches('[0-9a-f]{64}', sha256), f'{where}.files.{name}', sha256,
+                    '64 hexadecimal digits')
+        good = _is_finite(self.labels) and 0 <= self.labels <= 1
+        _expect(good, f'{where}.labels', self.labels, 'a number 0..1')
+        good = self.miou_change is None or (_is_finite(self.miou_change)
+                                            and -1 <= self.miou_change <= 1)
+        _expect(good, f'{where}.miou_change', self.miou_change, 'a number -1..1, or null')
+        _expect(_is_int(self.pairs, 1, 10**9), f'{where}.pairs', self.pairs, 'at least 1')
+        for key in ('rgb_size', 'aux_size'):
+            size = getattr(self, key)
+            good = size is None or (len(size) == 2 and all(_is_int(n, 1, MAX_SIDE) for n in size))
+            _expect(good, f'{where}.{key}', size, f'[height, width], each 1..{MAX_SIDE}')
 
 
 @dataclass(frozen=True)
@@ -126,6 +173,8 @@ class Manifest:
     scores: Mapping[str, float]
     aux_dropout: float = 0.0  # share of training samples whose aux was zero, as of a lost camera
     scene: SceneGraph | None = None  # None: the bundle is one graph
+    variants: tuple[Variant, ...] = ()
+    checkpoint_sha256: str = ''  # of model.safetensors; '': there is none
 
     def __post_init__(self) -> None:
         """Refuse what this version cannot run."""
@@ -134,7 +183,8 @@ class Manifest:
         for name in ('height', 'width'):
             value = getattr(self, name)
             _expect(_is_int(value, 1, MAX_SIDE), name, value, f'an integer 1..{MAX_SIDE}')
-        texts = ('family', 'name', 'onnx_sha256', 'training_data', 'data_license', 'model_license')
+        texts = ('family', 'name', 'onnx_sha256', 'training_data', 'data_license', 'model_license',
+                 'checkpoint_sha256')
         for name in texts:
             value = getattr(self, name)
             _expect(isinstance(value, str), name, value, 'a text')
@@ -142,6 +192,10 @@ class Manifest:
         for attribute in ('id', 'name', 'color'):
             seen = [getattr(info, attribute) for info in self.classes]
             _expect(len(set(seen)) == len(seen), f'classes.{attribute}', seen, 'no value twice')
+        _expect(len(self.variants) <= MAX_VARIANTS, 'variants', f'{len(self.variants)} of them',
+                f'at most {MAX_VARIANTS}')
+        names = [variant.name for variant in self.variants]
+        _expect(len(set(names)) == len(names), 'variants.name', names, 'no value twice')
         good = _is_finite(self.aux_dropout) and 0 <= self.aux_dropout <= 1
         _expect(good, 'aux_dropout', self.aux_dropout, 'a number 0..1')
         for key, value in self.scores.items():
@@ -170,6 +224,23 @@ def load_bundle(folder: Path) -> Manifest:
         _expect_file(folder, SCENE_FILE)
         _expect_sha256(folder / SCENE_FILE, manifest.scene.onnx_sha256)
     return manifest
+
+
+def check_variant(folder: Path, variant: Variant) -> None:
+    """Raise if files of a variant are missing or are not those that the manifest names."""
+    for name, sha256 in variant.files.items():
+        _expect_file(Path(folder), f'{variant.name}/{name}')
+        _expect_sha256(Path(folder) / variant.name / name, sha256)
+
+
+def check_checkpoint(folder: Path, manifest: Manifest) -> Path:
+    """Return the path of a bundle's checkpoint; raise if it has none or another than it names."""
+    if not manifest.checkpoint_sha256:
+        raise RgbxSegError(f'bundle {folder}: it holds no {CHECKPOINT_FILE}; expected one for '
+                           'backend torch: export the bundle with export.checkpoint=true.')
+    _expect_file(Path(folder), CHECKPOINT_FILE)
+    _expect_sha256(Path(folder) / CHECKPOINT_FILE, manifest.checkpoint_sha256)
+    return Path(folder) / CHECKPOINT_FILE
 
 
 def _expect_file(folder: Path, name: str) -> None:
@@ -262,6 +333,9 @@ def _read_yaml(path: Path) -> Any:
 
 
 def _parse(data: Any) -> Manifest:
+    if isinstance(data, dict) and _is_int(data.get('format'), FORMAT + 1, 10**9):
+        raise RgbxSegError(f'format is {data["format"]}; expected {FORMAT}: it is of a newer '
+                           'rgbx_seg; update this one, or export the bundle with it.')
     values = _keys(data, Manifest, '')
     values['aux'] = AuxEncoding(**_keys(values['aux'], AuxEncoding, 'aux.'))
     _expect(isinstance(values['classes'], list), 'classes', values['classes'], 'a list')
@@ -269,7 +343,22 @@ def _parse(data: Any) -> Manifest:
     _expect(isinstance(values['scores'], dict), 'scores', values['scores'], 'a mapping')
     if 'scene' in values:
         values['scene'] = SceneGraph(**_keys(values['scene'], SceneGraph, 'scene.'))
+    if 'variants' in values:
+        _expect(isinstance(values['variants'], list), 'variants', values['variants'], 'a list')
+        values['variants'] = tuple(_parse_variant(item, n)
+                                   for n, item in enumerate(values['variants']))
     return Manifest(**values)
+
+
+def _parse_variant(data: Any, position: int) -> Variant:
+    where = f'variants[{position}].'
+    values = _keys(data, Variant, where)
+    _expect(isinstance(values['files'], dict), f'{where}files', values['files'], 'a mapping')
+    for key in ('backends', 'rgb_size', 'aux_size'):
+        if values.get(key) is not None:
+            _expect(isinstance(values[key], list), where + key, values[key], 'a list')
+            values[key] = tuple(values[key])
+    return Variant(**values)
 
 
 def _parse_class(data: Any, position: int) -> ClassInfo:
@@ -297,10 +386,25 @@ def _to_yaml(manifest: Manifest) -> str:
     data['classes'] = [{'id': c.id, 'name': c.name, 'color': list(c.color)}
                        for c in manifest.classes]
     data['scores'] = {key: float(value) for key, value in manifest.scores.items()}
+    variants = data.pop('variants')
+    if not data['checkpoint_sha256']:
+        del data['checkpoint_sha256']
     scene = data.pop('scene')
     if scene is not None:
         data['scene'] = {f.name: getattr(scene, f.name) for f in fields(SceneGraph)}
+    if variants:
+        data['variants'] = [_variant_to_dict(variant) for variant in variants]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def _variant_to_dict(variant: Variant) -> dict[str, Any]:
+    data = {f.name: getattr(variant, f.name) for f in fields(Variant)}
+    data |= {'backends': list(variant.backends), 'files': dict(variant.files)}
+    for key in ('rgb_size', 'aux_size'):
+        size = data.pop(key)
+        if size is not None:
+            data[key] = list(size)
+    return data
 
 
 def _expect(good: bool, key: str, found: object, expected: str) -> None:
@@ -308,6 +412,10 @@ def _expect(good: bool, key: str, found: object, expected: str) -> None:
         # Of nested aliases in a small file, repr() alone could fill the memory.
         text = reprlib.repr(found) if not isinstance(found, str) else f'"{found}"'
         raise RgbxSegError(f'{key} is {text[:80]}; expected {expected}.')
+
+
+def _matches(pattern: str, value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
 def _is_int(value: object, low: int, high: int) -> bool:

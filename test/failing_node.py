@@ -11,7 +11,6 @@ that begins.
 import ctypes
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
@@ -23,11 +22,11 @@ LONG_S = 60
 class FailingEngine:
     """The real engine and its faults."""
 
-    def __init__(self, bundle: Path, manifest: object) -> None:
+    def __init__(self, model: engine.Model, options: object) -> None:
         """Open the real one."""
-        self._bundle = bundle
+        self._bundle = model.bundle
         self._fail('open')
-        self._engine = SOUND(bundle, manifest)
+        self._engine = SOUND(model, options)
         self.info = self._engine.info
 
     def __call__(self, rgb: np.ndarray, aux: np.ndarray) -> object:
@@ -56,7 +55,7 @@ class FailingEngine:
 
 
 SOUND = engine.BACKENDS['onnxruntime']
-engine.BACKENDS['onnxruntime'] = FailingEngine
+engine.BACKENDS.update(onnxruntime=FailingEngine, openvino=FailingEngine)
 
 if __name__ == '__main__':
     sys.exit(node.main())

@@ -4,7 +4,6 @@
 
 import sys
 import time
-from pathlib import Path
 
 from rgbx_seg_ros import engine, node
 
@@ -12,10 +11,10 @@ from rgbx_seg_ros import engine, node
 class SlowEngine:
     """The real engine, after a sleep of as many seconds as the file `delay` in the bundle says."""
 
-    def __init__(self, bundle: Path, manifest: object) -> None:
+    def __init__(self, model: engine.Model, options: object) -> None:
         """Open the real one."""
-        self._delay = bundle / 'delay'
-        self._engine = FAST(bundle, manifest)
+        self._delay = model.bundle / 'delay'
+        self._engine = FAST(model, options)
         self.info, self.close = self._engine.info, self._engine.close
 
     def __call__(self, rgb: object, aux: object) -> object:
@@ -26,7 +25,7 @@ class SlowEngine:
 
 
 FAST = engine.BACKENDS['onnxruntime']
-engine.BACKENDS['onnxruntime'] = SlowEngine
+engine.BACKENDS.update(onnxruntime=SlowEngine, openvino=SlowEngine)
 
 if __name__ == '__main__':
     sys.exit(node.main())

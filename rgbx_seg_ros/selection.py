@@ -1,0 +1,126 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which backend runs a bundle on this machine, and in which precision.
+
+By what the GPU and the processor are, not by what can be imported: pip would install
+TensorRT-RTX on a Jetson Orin, for which it has no kernels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.engine import BACKENDS, BackendUnavailable, Engine, Model, Options
+from rgbx_seg_ros.machine import Machine, this_machine
+from rgbx_seg_ros.manifest import MODEL_FILE, Manifest, Variant, check_variant
+
+ON_GPU = ('tensorrt', 'tensorrt_rtx', 'onnxruntime_cuda')
+# Compute capabilities that TensorRT-RTX 1.7 builds for; 8.7 (Orin) and 9.0 (Hopper) are not.
+RTX_CAPABILITIES = ((7, 5), (8, 0), (8, 6), (8, 9), (12, 0), (12, 1))
+LEAST_LABELS = 0.998  # share of labels as in fp32 from which a lower precision is a default
+MOST_LOSS = 0.005  # of mIoU, in 0..1
+# Precisions that a backend makes of the bundle's own graphs itself, if asked to by name.
+OWN_PRECISIONS = {'torch': ('fp16', 'bf16'), 'openvino': ('bf16',)}
+# What `auto` prefers, the first that the bundle has and the processor is fast in.
+PREFERRED = {'tensorrt': ('fp16',), 'tensorrt_rtx': ('fp16',), 'onnxruntime_cuda': ('fp16',),
+             'torch': ('fp16',), 'openvino': ('int8', 'bf16'), 'onnxruntime': ('int8',)}
+
+
+def order(machine: Machine) -> list[str]:
+    """Return the backends that `auto` tries on a machine, the first first."""
+    on_cpu = ['openvino', 'onnxruntime'] if machine.is_x86 else ['onnxruntime']
+    if machine.gpu is None:
+        return on_cpu
+    if machine.gpu.capability in RTX_CAPABILITIES:
+        return ['tensorrt', 'tensorrt_rtx', 'onnxruntime_cuda', *on_cpu]
+    if machine.gpu.integrated:
+        return ['tensorrt', *on_cpu]
+    return ['tensorrt', 'onnxruntime_cuda', 'torch', *on_cpu]
+
+
+def open_first(model: Model, backend: str, precision: str, options: Options,
+               machine: Machine | None = None) -> Engine:
+    """Return the engine of the named backend, or of the first in `order` that works.
+
+    Raises:
+        RgbxSegError: the bundle is at fault, or no backend works; see `engine.open_engine`.
+
+    """
+    machine = machine or this_machine()
+    names = order(machine) if backend == 'auto' else [backend]
+    reasons = []
+    for name in names:
+        try:
+            chosen = choose(model, name, precision, options, machine)
+            engine = BACKENDS[name](chosen, options)
+        except BackendUnavailable as error:
+            if backend != 'auto':
+                raise
+            reasons.append(f'{name}: {error}')
+            continue
+        choice, warning = _account(engine, machine, reasons, backend == 'auto')
+        engine.info = replace(engine.info, choice=choice, warning=warning)
+        return engine
+    raise RgbxSegError('no backend works on this machine: ' + ' '.join(reasons))
+
+
+def _account(engine: Engine, machine: Machine, reasons: list[str], auto: bool) -> tuple[str, str]:
+    """Return `choice` and `warning` of an engine that was opened after others had failed."""
+    name = engine.info.backend
+    if not auto:
+        return f'{name} was asked for.', ''
+    choice = ' '.join([f'{name} is the first that works here.', *reasons])
+    if name in ON_GPU or engine.info.device != 'cpu':
+        return choice, ''
+    if machine.gpu is not None:
+        return choice, ' '.join([f'the GPU {machine.gpu.name} is not used, {name} runs on the '
+                                 'processor.', *reasons])
+    if machine.problem:
+        return choice, f'{name} runs on the processor: {machine.problem}'
+    return choice, ''
+
+
+def choose(model: Model, backend: str, precision: str, options: Options,
+           machine: Machine) -> Model:
+    """Return the form of a model that a backend is to run, its files checked.
+
+    Raises:
+        RgbxSegError: the bundle has no form of this precision for the backend, or a damaged one.
+
+    """
+    if backend == 'dummy':
+        return model
+    usable = [variant for variant in model.manifest.variants if backend in variant.backends
+              and variant.rgb_size is None]
+    if precision == 'auto':
+        allowed = [variant for variant in usable if not why_not_default(variant)
+                   and (backend in (*ON_GPU, 'torch') or variant.precision in machine.precisions)]
+        variant = next((variant for name in PREFERRED.get(backend, ()) for variant in allowed
+                        if variant.precision == name), None)
+    else:
+        variant = next((own for own in usable if own.precision == precision), None)
+        if variant is None and precision not in ('fp32', *OWN_PRECISIONS.get(backend, ())):
+            raise RgbxSegError(_missing(model.manifest, backend, precision))
+    if variant is not None:
+        check_variant(model.bundle, variant)
+        precision = variant.precision
+    return replace(model, variant=variant, precision='fp32' if precision == 'auto' else precision)
+
+
+def why_not_default(variant: Variant) -> str:
+    """Return why a form of a model is no default, as a sentence, or an empty text if it may be."""
+    if variant.miou_change is not None and variant.miou_change < -MOST_LOSS:
+        return (f'{variant.name} loses {-100 * variant.miou_change:.2f} points of mIoU against '
+                f'fp32; a default may lose {100 * MOST_LOSS:g}.')
+    if variant.labels < LEAST_LABELS:
+        return (f'{variant.name} has {100 * variant.labels:.2f} % of the labels of fp32; a default '
+                f'has at least {100 * LEAST_LABELS:g} %.')
+    return ''
+
+
+def _missing(manifest: Manifest, backend: str, precision: str) -> str:
+    found = ', '.join(f'{own.precision} for {"/".join(own.backends)}' for own in manifest.variants)
+    return (f'precision {precision} for {backend}: the bundle {manifest.name} has {MODEL_FILE} in '
+            f'fp32{", and " + found if found else " alone"}; make the form with `rgbx_variants`, '
+            'or set precision to auto.')
