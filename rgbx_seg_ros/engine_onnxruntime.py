@@ -83,8 +83,9 @@ def _open(path: Path, graph: Graph, provider: str) -> ort.InferenceSession:
         session = ort.InferenceSession(str(path), options, [provider])
     except Exception as error:  # onnxruntime's exceptions share no base class
         reason = str(error).split('\n')[0]
-        raise RgbxSegError(f'{path}: onnxruntime {ort.__version__} cannot load it ({reason}); '
-                           'export the bundle again.') from None
+        raise BackendUnavailable(  # another library may know an operator that this one does not
+            f'{path}: onnxruntime {ort.__version__} cannot load it ({reason}); export the bundle '
+            'again.') from None
     if provider not in session.get_providers():  # it falls back to the processor without a word
         raise BackendUnavailable(f'onnxruntime {ort.__version__} cannot start {provider}; check '
                                  'that the CUDA and cuDNN libraries it wants are installed.')

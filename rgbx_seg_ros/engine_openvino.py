@@ -84,8 +84,9 @@ def _compile(core: Any, path: Path, graph: Graph, settings: dict[str, str]) -> A
         compiled = core.compile_model(core.read_model(str(path)), 'CPU', settings)
     except RuntimeError as error:
         reason = str(error).strip().split('\n')[-1]
-        raise RgbxSegError(f'{path}: openvino {ov.__version__} cannot load it ({reason}); export '
-                           'the bundle again.') from None
+        raise BackendUnavailable(  # another library may know an operator that this one does not
+            f'{path}: openvino {ov.__version__} cannot load it ({reason}); export the bundle '
+            'again.') from None
     try:
         check_tensors(_tensors(compiled.inputs), _tensors(compiled.outputs), graph)
     except RgbxSegError as error:
