@@ -18,7 +18,11 @@ MAX_GAP_NS = 1_000_000_000  # after this long without a frame the robot may be s
 
 
 class SceneMemory:
-    """Holds the embeddings of one camera pair for `every` frames. Not thread-safe."""
+    """Holds the embeddings of one camera pair for `every` frames. Not thread-safe.
+
+    Where an engine embeds beside the pairs, those that come until it is done keep the
+    old embeddings for a little longer: `outlived`, `begin` and `keep_late`.
+    """
 
     def __init__(self, every: int) -> None:
         """Start with nothing kept; `every` 1 keeps nothing ever, and may be set anew later."""
@@ -28,6 +32,8 @@ class SceneMemory:
         self._served = 0  # frames that what is kept was used for; 0: nothing is kept
         self._stamp_ns = 0
         self._kept: Scene | None = None
+        self._epoch = 0  # how often everything was forgotten
+        self._waited = 0  # frames since the embedding that is being made began
 
     def recall(self, stamp_ns: int) -> Scene | None:
         """Return the scene for the frame of this stamp, or None if the frame must be embedded.
@@ -36,8 +42,9 @@ class SceneMemory:
         more than 1 s ahead: a bag that begins anew, a robot that was paused.
         """
         gap, self._stamp_ns = stamp_ns - self._stamp_ns, stamp_ns
-        if not 0 < self._served < self.every or not 0 <= gap <= MAX_GAP_NS:
-            self._served = 0  # also if embedding then fails: the next frame tries again
+        if not 0 <= gap <= MAX_GAP_NS:
+            self.reset()
+        if not 0 < self._served < self.every:  # also if embedding failed: this frame tries again
             return None
         self._served += 1
         return self._kept
@@ -51,6 +58,25 @@ class SceneMemory:
         self._served = 1
         return self._kept
 
+    def outlived(self) -> Scene | None:
+        """Return the scene that `recall` withholds for its age alone; None where every is 1."""
+        if self._served == 0 or self.every == 1:
+            return None
+        self._waited += 1
+        return self._kept
+
+    def begin(self) -> int:
+        """Note that the present frame is being embedded; return what `keep_late` wants of it."""
+        self._waited = 1
+        return self._epoch
+
+    def keep_late(self, scene: Scene, epoch: int) -> None:
+        """Copy the scene of the frame at which `begin` returned `epoch`, unless it has passed."""
+        if epoch == self._epoch and self._served:
+            self.keep(scene)
+            self._served = self._waited
+
     def reset(self) -> None:
         """Forget what is kept: the next frame is embedded."""
         self._served = 0
+        self._epoch += 1

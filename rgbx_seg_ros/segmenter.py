@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import math
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import Engine
+from rgbx_seg_ros.engine import Engine, Scene
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_ros.scene import SceneMemory
 from rgbx_seg_ros.smoothing import MaskSmoother
@@ -40,11 +40,15 @@ class Segmenter:
         """Take an open engine and the manifest of its bundle."""
         self.engine = engine
         self.manifest = manifest
-        size = (manifest.height, manifest.width)
+        network = (manifest.height, manifest.width)
+        size = self.rgb_size = engine.info.rgb_size or network
+        self.aux_size = engine.info.aux_size or network
         self._rgb = np.empty((1, *size, 3), np.uint8)
-        self._aux = np.empty((1, *size, manifest.aux.channels), np.uint8)
+        self._aux = np.empty((1, *self.aux_size, manifest.aux.channels), np.uint8)
         self._masked = np.empty(size, np.uint8)
         self._enlarge = Enlarger(size, size)
+        # Whose scene is being embedded beside the pairs, and since which of its beginnings.
+        self._aside: tuple[SceneMemory, int] | None = None
 
     def __call__(self, rgb: Image, aux: Image, min_confidence: float = 0.0,
                  smoother: MaskSmoother | None = None, stamp_ns: int = 0,
@@ -84,15 +88,32 @@ class Segmenter:
         if self.manifest.scene is None:
             label, confidence = self.engine(rgb, aux)
             return label[0], confidence[0], 0.0
-        scene, scene_ms = memory.recall(stamp_ns) if memory is not None else None, 0.0
-        if scene is None:
-            began = time.perf_counter()
-            scene = self.engine.embed(rgb, aux)
-            if memory is not None:
-                scene = memory.keep(scene)
-            scene_ms = (time.perf_counter() - began) * 1e3
+        began = time.perf_counter()
+        scene, is_new = self._scene(rgb, aux, memory, stamp_ns)
+        scene_ms = (time.perf_counter() - began) * 1e3 if is_new else 0.0
         label, confidence = self.engine(rgb, aux, scene)
         return label[0], confidence[0], scene_ms
+
+    def _scene(self, rgb: Image, aux: Image, memory: SceneMemory | None,
+               stamp_ns: int) -> tuple[Scene, bool]:
+        """Return the embeddings that serve this pair, and whether they were made of it now."""
+        if memory is None:
+            return self.engine.embed(rgb, aux), True
+        engine: Any = self.engine
+        if self._aside is not None and (late := engine.embedded()) is not None:
+            owner, epoch = self._aside
+            owner.keep_late(late, epoch)
+            self._aside = None
+        scene = memory.recall(stamp_ns)
+        if scene is not None:
+            return scene, False
+        old = memory.outlived() if engine.info.embeds_aside else None
+        if old is None:
+            return memory.keep(engine.embed(rgb, aux)), True
+        if self._aside is None:
+            engine.embed_later(rgb, aux)
+            self._aside = (memory, memory.begin())
+        return old, False
 
     def _unlabel(self, label: Image, confidence: Image, min_confidence: float) -> Image:
         """Return the label with UNLABELED where it is not certain enough, in a buffer of ours."""
@@ -104,9 +125,8 @@ class Segmenter:
 
     def warm_up(self, runs: int) -> float:
         """Run `runs` black pairs; return the milliseconds of the last one."""
-        height, width = self.manifest.height, self.manifest.width
-        rgb = np.zeros((height, width, 3), np.uint8)
-        aux = np.zeros((height, width, self.manifest.aux.channels), np.uint8)
+        rgb = np.zeros((*self.rgb_size, 3), np.uint8)
+        aux = np.zeros((*self.aux_size, self.manifest.aux.channels), np.uint8)
         return [self(rgb, aux).total_ms for _ in range(runs)][-1] if runs else 0.0
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import Scene, open_engine
+from rgbx_seg_ros.engine import EngineInfo, Scene, open_engine
 from rgbx_seg_ros.manifest import SceneGraph, save_bundle
 from rgbx_seg_ros.pipeline import Pipeline
 from rgbx_seg_ros.scene import SceneMemory
@@ -268,3 +268,86 @@ def test_a_bundle_of_one_graph_embeds_nothing(tmp_path):
     engine, _ = open_engine(write_tiny_bundle(tmp_path / 'b'))
     with pytest.raises(RgbxSegError, match='the bundle has no scene.onnx; .*export.scene_every'):
         engine.embed(np.zeros((1, 48, 64, 3), np.uint8), np.zeros((1, 48, 64, 1), np.uint8))
+
+
+# An engine that embeds beside the pairs
+
+
+class AsideEngine:
+    """Answers with what it was given as scene; an embedding takes `frames` calls of the network."""
+
+    def __init__(self, frames):
+        self.info = EngineInfo('test', '1', 'gpu', 'fp32', embeds_aside=True)
+        self.frames, self.started, self.waited = frames, [], []
+        self._left, self._scene = 0, None
+
+    def embed(self, rgb, aux):
+        self.waited.append(int(rgb[0, 0, 0, 0]))
+        return scene_of(rgb[0, 0, 0, 0])
+
+    def embed_later(self, rgb, aux):
+        assert self._scene is None, 'one at a time'
+        self.started.append(int(rgb[0, 0, 0, 0]))
+        self._left, self._scene = self.frames, scene_of(rgb[0, 0, 0, 0])
+
+    def embedded(self):
+        if self._scene is None or self._left > 0:
+            return None
+        scene, self._scene = self._scene, None
+        return scene
+
+    def __call__(self, rgb, aux, scene):
+        self._left -= 1
+        return np.full((1, *SIZE), scene.s_rgb[0, 0], np.uint8), np.zeros((1, *SIZE), np.uint8)
+
+
+def numbered(segmenter, memory, number, stamp=None):
+    """Return which pair's scene served pair `number`."""
+    stamp = START + number * S // 10 if stamp is None else stamp
+    result = segmenter(np.full((*SIZE, 3), number, np.uint8), np.zeros(SIZE, np.uint8),
+                       stamp_ns=stamp, scene=memory)
+    return int(result.label[0, 0])
+
+
+SCENE_MANIFEST = replace(manifest(), scene=SceneGraph('', 4, 3))
+
+
+@pytest.mark.parametrize(('frames', 'served'), [
+    (1, [0, 0, 0, 0, 3, 3, 3, 6, 6, 6, 9]),  # each pair that starts one makes do with the old one
+    (2, [0, 0, 0, 0, 0, 3, 3, 3, 6, 6, 6]),  # begun at 3, there for 5; begun at 6, for 8
+    (99, [0] * 11)])
+def test_embedding_beside_the_pairs_makes_none_of_them_wait_but_the_first(frames, served):
+    engine = AsideEngine(frames)
+    segmenter, memory = Segmenter(engine, SCENE_MANIFEST), SceneMemory(3)
+    assert [numbered(segmenter, memory, n) for n in range(11)] == served
+    assert engine.waited == [0]
+    assert engine.started == ([3] if frames == 99 else [3, 6, 9])
+
+
+def test_an_embedding_of_before_a_jump_serves_nobody_after_it():
+    engine = AsideEngine(2)
+    segmenter, memory = Segmenter(engine, SCENE_MANIFEST), SceneMemory(3)
+    assert [numbered(segmenter, memory, n) for n in range(4)] == [0, 0, 0, 0]
+    assert numbered(segmenter, memory, 50, stamp=START) == 50  # the bag begins anew; 3 is under way
+    assert [numbered(segmenter, memory, 51, START + n) for n in (1, 2)] == [50, 50]
+
+
+def test_two_camera_pairs_take_turns_and_get_their_own_scenes():
+    engine = AsideEngine(3)
+    segmenter, memories = Segmenter(engine, SCENE_MANIFEST), [SceneMemory(3), SceneMemory(3)]
+    served = [[], []]
+    for n in range(20):
+        for which, memory in enumerate(memories):
+            number = 100 * which + n
+            served[which].append(numbered(segmenter, memory, number, START + n * S // 10))
+    for which, numbers in enumerate(served):
+        assert numbers == sorted(numbers) and len(set(numbers)) > 2
+        assert all(100 * which <= number < 100 * which + 20 for number in numbers)
+    assert engine.waited == [0, 100]
+
+
+def test_scene_every_1_waits_for_each_pair_s_own_embedding():
+    engine = AsideEngine(1)
+    segmenter, memory = Segmenter(engine, SCENE_MANIFEST), SceneMemory(1)
+    assert [numbered(segmenter, memory, n) for n in range(5)] == list(range(5))
+    assert not engine.started

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmenter and engine on the tiny model whose answer is known."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import onnx
@@ -9,10 +11,12 @@ import pytest
 from bundles import THERMAL, expected, manifest, tiny_onnx, write_tiny_bundle
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import open_engine
+from rgbx_seg_ros.engine import EngineInfo, open_engine
 from rgbx_seg_ros.manifest import save_bundle
 from rgbx_seg_ros.segmenter import Enlarger, Segmenter, resize_to
 from rgbx_seg_ros.smoothing import MaskSmoother
+
+INFO = EngineInfo('test', '1', 'cpu', 'fp32')
 
 
 def blocks(height: int, width: int, scale: int, seed: int, channels: int = 3) -> np.ndarray:
@@ -62,6 +66,7 @@ def test_the_engine_sees_what_training_resized_from_any_layout_and_of_every_fram
         seen.append((rgb.copy(), aux.copy()))
         return np.zeros((1, 48, 64), np.uint8), np.zeros((1, 48, 64), np.uint8)
 
+    engine.info = INFO
     segmenter = Segmenter(engine, manifest())
     rng = np.random.default_rng(3)
     for _ in range(2):
@@ -106,6 +111,7 @@ def test_the_threshold_holds_for_the_smoothed_confidence_and_leaves_the_smoother
         label, confidence = next(frames)
         return np.full((1, 48, 64), label, np.uint8), np.full((1, 48, 64), confidence, np.uint8)
 
+    engine.info = INFO
     segmenter, smoother = Segmenter(engine, manifest()), MaskSmoother(2.55)  # 100 levels a second
     rgb, aux = np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8)
     results = [segmenter(rgb, aux, 0.6, smoother, 10**18 + second * 10**9)
@@ -163,3 +169,22 @@ def test_a_closed_engine_says_so(tmp_path):
     engine.close()
     with pytest.raises(RgbxSegError, match='closed'):
         engine(np.zeros((1, 48, 64, 3), np.uint8), np.zeros((1, 48, 64, 1), np.uint8))
+
+
+def test_an_engine_of_a_camera_s_size_gets_its_images_as_they_are_and_others_resized():
+    seen = []
+
+    def engine(rgb, aux):
+        seen.append((rgb, aux))
+        return rgb[..., 0], rgb[..., 1]
+
+    engine.info = replace(INFO, rgb_size=(96, 128), aux_size=(60, 80))
+    segmenter = Segmenter(engine, manifest())  # whose network has 48x64
+    rgb, aux = np.random.default_rng(1).integers(0, 256, (2, 96, 128, 3), np.uint8)
+    aux = aux[:60, :80, :1].copy()
+    result = segmenter(rgb, aux)
+    assert np.shares_memory(seen[0][0], rgb) and np.shares_memory(seen[0][1], aux)
+    assert (result.label == rgb[..., 0]).all() and (result.confidence == rgb[..., 1]).all()
+    result = segmenter(np.full((192, 256, 3), 7, np.uint8), np.full((120, 160), 9, np.uint8))
+    assert [tensor.shape for tensor in seen[1]] == [(1, 96, 128, 3), (1, 60, 80, 1)]
+    assert result.label.shape == (192, 256) and (result.label == 7).all()
