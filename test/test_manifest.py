@@ -21,6 +21,7 @@ from rgbx_seg_ros.manifest import (
     ClassInfo,
     Manifest,
     SceneGraph,
+    Variant,
     load_bundle,
     save_bundle,
     sha256_of,
@@ -188,3 +189,45 @@ def test_a_scene_graph_is_saved_with_its_manifest_or_not_at_all(tmp_path):
     assert not list(tmp_path.iterdir())
     write_tiny_bundle(write_scene_bundle(tmp_path / 'b'))
     assert not (tmp_path / 'b' / 'scene.onnx').exists()
+
+
+VARIANT = Variant('fp16', 'fp16', ('tensorrt', 'torch'), {'model.onnx': 'ab' * 32}, 0.9993, -0.0004,
+                  40, (480, 640), (512, 640))
+
+
+def test_variants_survive_saving_and_loading(tmp_path):
+    bare = replace(VARIANT, name='bf16_openvino', precision='bf16', backends=('openvino',),
+                   files={}, miou_change=None, rgb_size=None, aux_size=None)
+    given = replace(manifest(), variants=(VARIANT, bare))
+    save_bundle(tmp_path / 'b', tiny_onnx(), given)
+    assert load_bundle(tmp_path / 'b').variants == (VARIANT, bare)
+
+
+@pytest.mark.parametrize(('change', 'says'), [
+    (lambda v: v.update(name='../evil'), 'variants.name is "../evil"; expected lower-case'),
+    (lambda v: v.update(name='.'), 'variants.name is "."'),
+    (lambda v: v.update(files={'/etc/passwd': 'ab' * 32}), 'variants.name is "/etc/passwd"'),
+    (lambda v: v.update(files={'model.onnx': 'x'}), 'variants.fp16.files.model.onnx is "x"'),
+    (lambda v: v.update(files=['model.onnx']), r'variants\[0\].files is .*expected a mapping'),
+    (lambda v: v.update(precision='fp8'), 'variants.fp16.precision is "fp8"; expected fp32, fp16'),
+    (lambda v: v.update(backends=[]), 'variants.fp16.backends is'),
+    (lambda v: v.update(backends='tensorrt'), r'variants\[0\].backends is "tensorrt"; expected a'),
+    (lambda v: v.update(labels=1.2), 'variants.fp16.labels is 1.2; expected a number 0..1'),
+    (lambda v: v.update(labels=float('nan')), 'variants.fp16.labels is nan'),
+    (lambda v: v.update(miou_change=-3), 'variants.fp16.miou_change is -3'),
+    (lambda v: v.update(pairs=0), 'variants.fp16.pairs is 0'),
+    (lambda v: v.update(rgb_size=[480]), 'variants.fp16.rgb_size is'),
+    (lambda v: v.update(rgb_size=[480, 99999]), 'variants.fp16.rgb_size is'),
+    (lambda v: v.update(aux_size=640), r'variants\[0\].aux_size is 640; expected a list'),
+    (lambda v: v.update(speed=2), r'variants\[0\].speed is "an unknown key"'),
+    (lambda v: v.pop('labels'), r'variants\[0\].labels is "no such key"')])
+def test_a_wrong_variant_is_refused_by_a_sentence_that_names_the_key(tmp_path, change, says):
+    save_bundle(tmp_path / 'b', tiny_onnx(), replace(manifest(), variants=(VARIANT,)))
+    edit(tmp_path / 'b', lambda data: change(data['variants'][0]))
+    with pytest.raises(RgbxSegError, match=says):
+        load_bundle(tmp_path / 'b')
+
+
+def test_two_variants_of_one_name_are_refused(tmp_path):
+    with pytest.raises(RgbxSegError, match='variants.name is .*expected no value twice'):
+        replace(manifest(), variants=(VARIANT, VARIANT))
