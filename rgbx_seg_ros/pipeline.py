@@ -53,13 +53,13 @@ class Pipeline:
         self.front_end = AuxFrontEnd(manifest.aux, config.aux)
         self.registration = Registration(
             replace(config.registration, aux_name=manifest.modality))
-        self._network_size = (manifest.height, manifest.width)
+        self._aux_size = segmenter.aux_size
         self._smoother: MaskSmoother | None = None
         self._every = manifest.scene.every if manifest.scene is not None else 0
         self._scene = SceneMemory(self._every) if self._every else None
         self._present = (True, True)  # which cameras the scene was seen by
         self._unheeded = False
-        self._rgb_size = self._network_size
+        self._rgb_size = segmenter.rgb_size
 
     def __call__(self, rgb: Image | None, aux: NDArray[Any] | None, encoding: str, stamp_ns: int,
                  depth: NDArray[np.float32] | None = None, min_confidence: float = 0.0,
@@ -77,13 +77,13 @@ class Pipeline:
         self._rgb_size = rgb.shape[:2]
         if aux is None:
             channels = self.segmenter.manifest.aux.channels
-            aux = np.zeros((*self._network_size, channels)[:2 if channels == 1 else 3], np.uint8)
+            aux = np.zeros((*self._aux_size, channels)[:2 if channels == 1 else 3], np.uint8)
             normalized = registered = time.perf_counter()
         else:
             aux = self.front_end(aux, encoding, stamp_ns)
             normalized = time.perf_counter()
             # Straight to the network's size: three times cheaper than onto the whole RGB grid.
-            aux = self.registration.apply(aux, self._rgb_size, depth, self._network_size)
+            aux = self.registration.apply(aux, self._rgb_size, depth, self._aux_size)
             registered = time.perf_counter()
         result = self.segmenter(rgb, aux, min_confidence, self._smoothing(smoothing_s), stamp_ns,
                                 scene)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.camera_size import camera_form, race
 from rgbx_seg_ros.engine import BACKENDS, BackendUnavailable, Engine, Model, Options
 from rgbx_seg_ros.machine import Machine, this_machine
 from rgbx_seg_ros.manifest import MODEL_FILE, Manifest, Variant, check_variant
@@ -52,17 +53,38 @@ def open_first(model: Model, backend: str, precision: str, options: Options,
     reasons = []
     for name in names:
         try:
-            chosen = choose(model, name, precision, options, machine)
-            engine = BACKENDS[name](chosen, options)
+            chosen = choose(model, name, precision, machine)
+            engine, note = _fastest(chosen, name, options)
         except BackendUnavailable as error:
             if backend != 'auto':
                 raise
             reasons.append(f'{name}: {error}')
             continue
         choice, warning = _account(engine, machine, reasons, backend == 'auto')
-        engine.info = replace(engine.info, choice=choice, warning=warning)
+        engine.info = replace(engine.info, choice=f'{choice} {note}'.strip(), warning=warning)
         return engine
     raise RgbxSegError('no backend works on this machine: ' + ' '.join(reasons))
+
+
+def _fastest(model: Model, backend: str, options: Options) -> tuple[Engine, str]:
+    """Return the engine of a model, or of its form for the camera's size where that is faster."""
+    engine = BACKENDS[backend](model, options)
+    if options.rgb_size is None or options.engine_file is not None:
+        return engine, ''
+    form = camera_form(model, backend, options.rgb_size)
+    size = f'{options.rgb_size[1]}x{options.rgb_size[0]}'
+    if form is None:
+        return engine, (f'It has no form for {size} in {model.precision} and {backend}.'
+                        if options.rgb_size != model.rgb_size else '')
+    try:
+        rival = BACKENDS[backend](form, options)
+    except BackendUnavailable as error:  # such as too little memory for both at a time
+        return engine, f'The form for {size} was left out: {error}'
+    plain_ms, rival_ms = race((engine, rival), model, options.rgb_size)
+    winner, loser = (rival, engine) if rival_ms < plain_ms else (engine, rival)
+    loser.close()
+    return winner, (f'With resizing inside, for {size}, it takes {rival_ms:.1f} ms, else '
+                    f'{plain_ms:.1f} ms.')
 
 
 def _account(engine: Engine, machine: Machine, reasons: list[str], auto: bool) -> tuple[str, str]:
@@ -81,8 +103,7 @@ def _account(engine: Engine, machine: Machine, reasons: list[str], auto: bool) -
     return choice, ''
 
 
-def choose(model: Model, backend: str, precision: str, options: Options,
-           machine: Machine) -> Model:
+def choose(model: Model, backend: str, precision: str, machine: Machine) -> Model:
     """Return the form of a model that a backend is to run, its files checked.
 
     Raises:

@@ -3,6 +3,7 @@
 """Which backend and which precision run a bundle, on machines of all kinds."""
 
 import hashlib
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -69,7 +70,7 @@ def bundle(tmp_path):
 
 
 def chosen(model, backend, precision='auto', machine=DESKTOP):
-    found = selection.choose(model, backend, precision, Options(), machine)
+    found = selection.choose(model, backend, precision, machine)
     return found.precision, found.variant and found.variant.name
 
 
@@ -181,6 +182,65 @@ def test_where_nothing_works_every_reason_is_told(bundle, monkeypatch):
     with pytest.raises(RgbxSegError, match='no backend works on this machine: openvino: no '
                        'openvino. onnxruntime: no onnxruntime.'):
         selection.open_first(bundle(), 'auto', 'auto', Options(), LAPTOP)
+
+
+SIZED = (variant('fp32_128x96', 'fp32', 'onnxruntime', rgb_size=(96, 128), aux_size=(48, 64)),
+         variant('fp16_128x96', 'fp16', 'onnxruntime', rgb_size=(96, 128), aux_size=(48, 64)))
+
+
+class Slow:
+    """An engine that is as slow as its form's entry in `seconds`."""
+
+    seconds: dict = {}
+    closed: list = []
+
+    def __init__(self, model, options):
+        self.info, self.size = model.info('onnxruntime', '1', 'cpu'), model.rgb_size
+        self.form = model.variant.name if model.variant else ''
+
+    def __call__(self, rgb, aux):
+        assert rgb.shape == (1, *self.size, 3) and aux.shape == (1, 48, 64, 1)
+        time.sleep(self.seconds[self.form])
+        return np.zeros((1, *self.size), np.uint8), np.zeros((1, *self.size), np.uint8)
+
+    def close(self):
+        self.closed.append(self.form)
+
+
+@pytest.mark.parametrize(('plain_s', 'inside_s', 'stays'), [
+    (0.02, 0.001, 'fp32_128x96'), (0.001, 0.02, '')])
+def test_the_form_for_the_camera_s_size_stays_where_it_is_faster(bundle, monkeypatch, plain_s,
+                                                                 inside_s, stays):
+    backends(monkeypatch, onnxruntime=Slow)
+    monkeypatch.setattr(Slow, 'seconds', {'': plain_s, 'fp32_128x96': inside_s})
+    monkeypatch.setattr(Slow, 'closed', [])
+    options = Options(rgb_size=(96, 128))
+    opened = selection.open_first(bundle(*SIZED), 'onnxruntime', 'auto', options, LAPTOP)
+    assert opened.form == stays and Slow.closed == ['' if stays else 'fp32_128x96']
+    assert 'With resizing inside, for 128x96, it takes' in opened.info.choice
+
+
+def test_a_camera_size_without_a_form_is_told_of_and_one_of_the_network_needs_none(bundle,
+                                                                                   monkeypatch):
+    backends(monkeypatch)
+    opened = selection.open_first(bundle(*SIZED), 'onnxruntime', 'auto',
+                                  Options(rgb_size=(480, 640)), LAPTOP)
+    assert 'It has no form for 640x480 in fp32 and onnxruntime.' in opened.info.choice
+    opened = selection.open_first(bundle(*SIZED), 'onnxruntime', 'auto',
+                                  Options(rgb_size=(48, 64)), LAPTOP)
+    assert opened.info.choice == 'onnxruntime was asked for.'
+
+
+def test_too_little_memory_for_both_forms_leaves_the_plain_one(bundle, monkeypatch):
+    def scarce(model, options):
+        if model.variant is not None:
+            raise BackendUnavailable('the GPU has 10 MB free.')
+        return Slow(model, options)
+
+    backends(monkeypatch, onnxruntime=scarce)
+    opened = selection.open_first(bundle(*SIZED), 'onnxruntime', 'auto',
+                                  Options(rgb_size=(96, 128)), LAPTOP)
+    assert opened.form == '' and 'was left out: the GPU has 10 MB free.' in opened.info.choice
 
 
 def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
