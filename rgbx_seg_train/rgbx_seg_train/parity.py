@@ -25,8 +25,9 @@ from rgbx_seg_ros.engine import INPUTS, Scene, Tensor, open_engine
 from rgbx_seg_ros.manifest import MODEL_FILE, Manifest, load_bundle
 from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_train.data.sample import Sample
-from rgbx_seg_train.export_graph import LOGITS, BundleGraph, TorchEngine
+from rgbx_seg_train.export_graph import LOGITS, BundleGraph
 from rgbx_seg_train.onnx_graph import output_suffix
+from rgbx_seg_train.torch_engine import TorchEngine
 
 LEAST_AGREEMENT = 0.999  # share of pixels whose label is the same in torch and in the bundle
 MOST_DIFFERENCE = 1e-3  # of logits, relative to the largest
@@ -108,7 +109,7 @@ def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample],
 
 def _add(sums: Sums, graph: BundleGraph, bundle: Path, pairs: Sequence[Pair]) -> None:
     """Run pairs through the robot's engine and then, for memory's sake, through torch and file."""
-    engine, manifest = open_engine(bundle)
+    engine, manifest = open_engine(bundle, 'onnxruntime', 'fp32')
     scenes = [engine.embed(*pair)._asdict() if manifest.scene else {} for pair in pairs]
     labels = [engine(*pair, Scene(**scene) if scene else None)[0].copy()
               for pair, scene in zip(pairs, scenes, strict=True)]
