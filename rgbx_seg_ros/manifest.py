@@ -258,10 +258,11 @@ def _expect_sha256(path: Path, expected: str) -> None:
 
 
 def save_bundle(folder: Path, onnx_bytes: bytes, manifest: Manifest,
-                scene_bytes: bytes | None = None) -> None:
-    """Write a bundle folder whole or not at all, with the SHA-256 of its graphs filled in.
+                scene_bytes: bytes | None = None, checkpoint: Path | None = None) -> None:
+    """Write a bundle folder whole or not at all, with the SHA-256 of its files filled in.
 
-    `scene_bytes` is the graph that `manifest.scene` tells of: both are there, or neither.
+    `scene_bytes` is the graph that `manifest.scene` tells of: both are there, or neither. A copy
+    of the file `checkpoint` becomes the bundle's; it is never in memory as a whole.
     """
     folder = Path(folder)
     files = {MODEL_FILE: onnx_bytes}
@@ -280,10 +281,22 @@ def save_bundle(folder: Path, onnx_bytes: bytes, manifest: Manifest,
         temporary.chmod(0o755)
         for name, content in files.items():
             (temporary / name).write_bytes(content)
+        digest = _copy(checkpoint, temporary / CHECKPOINT_FILE) if checkpoint else ''
+        manifest = replace(manifest, checkpoint_sha256=digest)
         (temporary / MANIFEST_FILE).write_text(_to_yaml(manifest), encoding='utf-8')
         replace_folder(temporary, folder, ours=(MANIFEST_FILE,))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> str:
+    """Copy a file and return the SHA-256 of what was written."""
+    digest = hashlib.sha256()
+    with source.open('rb') as given, target.open('wb') as own:
+        while block := given.read(1 << 20):
+            own.write(block)
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def replace_folder(new: Path, target: Path, ours: tuple[str, ...]) -> None:

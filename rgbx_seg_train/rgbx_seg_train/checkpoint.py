@@ -20,8 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.manifest import FORMAT as BUNDLE_FORMAT
+from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import config_to_dict, parse_config
+from rgbx_seg_train.data.labels import CLASS_SETS
+from rgbx_seg_train.data.synthetic import aux_encoding
 from rgbx_seg_train.models import find_config, find_family
 
 HEADER = 'rgbx_seg'
@@ -110,6 +114,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     except (ValueError, TypeError, KeyError):
         raise RgbxSegError(f'checkpoint {path}: its header is "{text[:40]}"…; expected the one '
                            'that rgbx_train writes: copy it again or train anew.') from None
+
+
+def manifest_of(checkpoint: Checkpoint) -> Manifest:
+    """Return the manifest that a checkpoint's bundle will have, without scores and SHA-256."""
+    config = checkpoint.config
+    data, export = config.data, config.export
+    return Manifest(BUNDLE_FORMAT, config.model.family, config.name, data.modality, data.height,
+                    data.width, aux_encoding(data.modality), CLASS_SETS[data.classes], '',
+                    export.training_data, export.data_license, export.model_license, {},
+                    config.augment.p_aux_dropout)
 
 
 def build_model(config: Config, n_classes: int) -> nn.Module:

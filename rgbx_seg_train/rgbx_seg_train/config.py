@@ -151,6 +151,7 @@ class ExportConfig:
     fp16_weights: bool = False  # halves the file; computation stays fp32
     # 0 = one graph; k = two, of which the robot runs the scene's for every kth pair
     scene_every: int = _number(0, 0, MAX_SCENE_EVERY)
+    checkpoint: bool = False  # put the weights into the bundle too, for backend torch
     training_data: str = 'not stated'
     data_license: str = 'not stated'
     model_license: str = 'Apache-2.0'

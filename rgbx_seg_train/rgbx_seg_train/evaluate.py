@@ -21,18 +21,16 @@ from tqdm import tqdm
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.engine import Engine, open_engine
-from rgbx_seg_ros.manifest import FORMAT, Manifest
+from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_train.box_score import BoxScore
-from rgbx_seg_train.checkpoint import Checkpoint, load_model
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import config_to_dict, load_config, override, parse_config
 from rgbx_seg_train.data.folder import FolderDataset
 from rgbx_seg_train.data.sample import Samples
 from rgbx_seg_train.data.sources import CLASS_SETS, open_source
-from rgbx_seg_train.data.synthetic import aux_encoding
-from rgbx_seg_train.export_graph import BundleGraph, TorchEngine
 from rgbx_seg_train.score import Score, summarize
+from rgbx_seg_train.torch_engine import TorchEngine, load_graph
 
 
 def evaluate(segmenter: Segmenter, sets: Sequence[Samples], zero_aux: bool = False,
@@ -61,25 +59,20 @@ def evaluate(segmenter: Segmenter, sets: Sequence[Samples], zero_aux: bool = Fal
     return result
 
 
-def open_model(path: Path) -> tuple[Engine, Manifest, Config | None]:
-    """Return engine and manifest of a bundle folder or a checkpoint, and the latter's config."""
+def open_model(path: Path, backend: str = 'auto', precision: str = 'auto'
+               ) -> tuple[Engine, Manifest, Config | None]:
+    """Return engine and manifest of a bundle folder or a checkpoint, and the latter's config.
+
+    `backend` and `precision` are those of `engine.open_engine`, for a bundle.
+    """
     path = Path(path)
     if path.is_dir():
-        return *open_engine(path), None
-    model, checkpoint = load_model(path)
-    manifest = manifest_of(checkpoint)
-    graph = BundleGraph(model.merge(manifest.modality), checkpoint.config.data.zero_aux)
-    return TorchEngine(graph), manifest, checkpoint.config
-
-
-def manifest_of(checkpoint: Checkpoint) -> Manifest:
-    """Return the manifest that a checkpoint's bundle will have, without scores and SHA-256."""
-    config = checkpoint.config
-    data, export = config.data, config.export
-    return Manifest(FORMAT, config.model.family, config.name, data.modality, data.height,
-                    data.width, aux_encoding(data.modality), CLASS_SETS[data.classes], '',
-                    export.training_data, export.data_license, export.model_license, {},
-                    config.augment.p_aux_dropout)
+        return *open_engine(path, backend, precision), None
+    if (backend, precision) != ('auto', 'auto'):
+        raise RgbxSegError(f'{path} is a checkpoint, which torch runs in float32; expected a '
+                           'bundle with --backend and --precision: leave them out or export it.')
+    graph, manifest, config = load_graph(path)
+    return TorchEngine(graph), manifest, config
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -121,13 +114,15 @@ def _parser() -> Arguments:
     parser.add_argument('--config', type=Path, help="default: the checkpoint's own")
     parser.add_argument('--split', choices=('validate', 'test'), default='test')
     parser.add_argument('--zero-aux', action='store_true', help='blind the second camera')
+    parser.add_argument('--backend', default='auto', help='of a bundle (default: auto)')
+    parser.add_argument('--precision', default='auto', help='of a bundle (default: auto)')
     parser.add_argument('--out', type=Path, help='write the scores as JSON')
     return parser
 
 
 def _main() -> None:
     args = _parser().parse_args()
-    engine, manifest, own = open_model(args.model)
+    engine, manifest, own = open_model(args.model, args.backend, args.precision)
     config = _config(args, own)
     sources = getattr(config.data, args.split)
     if not sources:

@@ -25,6 +25,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.engine import graphs
 from rgbx_seg_ros.manifest import (
+    CHECKPOINT_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
     SCENE_FILE,
@@ -34,12 +35,12 @@ from rgbx_seg_ros.manifest import (
     save_bundle,
 )
 from rgbx_seg_train import export_graph
-from rgbx_seg_train.checkpoint import load_model
-from rgbx_seg_train.config import Config
+from rgbx_seg_train.checkpoint import load_model, manifest_of, save_checkpoint
+from rgbx_seg_train.config import Config, DataConfig
 from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.data.sources import open_source
-from rgbx_seg_train.evaluate import manifest_of, write_json
+from rgbx_seg_train.evaluate import write_json
 from rgbx_seg_train.export_phases import Phases, peak_bytes
 from rgbx_seg_train.onnx_graph import OPSET, node_counts, to_onnx
 from rgbx_seg_train.parity import TIE, TIE_HALVED, Parity, compare
@@ -74,17 +75,16 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
         RgbxSegError: the checkpoint is broken, `out` is something else, or the bundle disagrees.
 
     """
-    phases = Phases(progress)
-    with phases('load'):
-        merged, config, manifest = _load(checkpoint, overrides)
-        manifest = replace(manifest, scores=dict(scores))
-        samples = _parity_samples(config)
-    graph = export_graph.BundleGraph(merged, config.data.zero_aux)
-    out = Path(out)
+    phases, out = Phases(progress), Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f'.{out.name}-', dir=out.parent))
     bundle = place / 'bundle'
     try:
+        with phases('load'):
+            merged, config, manifest = _load(checkpoint, overrides, place / CHECKPOINT_FILE)
+            manifest = replace(manifest, scores=dict(scores))
+            samples = _parity_samples(config)
+        graph = export_graph.BundleGraph(merged, config.data.zero_aux)
         nodes = _write(bundle, graph, manifest, config, phases)
         with phases('check'):
             for name in nodes:
@@ -103,8 +103,12 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
                   phases.peak_bytes)
 
 
-def _load(checkpoint: Path, overrides: Sequence[str]) -> tuple[nn.Module, Config, Manifest]:
-    """Return the model of a checkpoint for its modality, with configuration and manifest."""
+def _load(checkpoint: Path, overrides: Sequence[str],
+          weights: Path) -> tuple[nn.Module, Config, Manifest]:
+    """Return the model of a checkpoint for its modality, with configuration and manifest.
+
+    With export.checkpoint the file `weights` is written: before merging copies the model.
+    """
     model, loaded = load_model(checkpoint)
     loaded = replace(loaded, tensors={})  # as large as the model
     for name, tensor in model.state_dict().items():
@@ -113,6 +117,9 @@ def _load(checkpoint: Path, overrides: Sequence[str]) -> tuple[nn.Module, Config
                                'finite weights: train again from an earlier checkpoint.')
     config = parse_config(override(config_to_dict(loaded.config), overrides))
     manifest = manifest_of(replace(loaded, config=config))
+    if config.export.checkpoint:
+        save_checkpoint(weights, _public(config), loaded.n_classes, loaded.progress,
+                        {'model': model.state_dict()})
     merged = model.merge(manifest.modality)
     every = config.export.scene_every
     if not every:
@@ -122,6 +129,13 @@ def _load(checkpoint: Path, overrides: Sequence[str]) -> tuple[nn.Module, Config
         raise RgbxSegError(f'{checkpoint}: export.scene_every is {every}, but the model embeds no '
                            'scene; expected 0: only SegRGB-X with MA-CLIP is made of two graphs.')
     return merged, config, replace(manifest, scene=SceneGraph('', width, every))
+
+
+def _public(config: Config) -> Config:
+    """Return what of a configuration tells of the model, without the places of this machine."""
+    data = replace(config.data, cache=DataConfig.cache, train=(), validate=(), test=())
+    return Config(config.name, model=config.model, data=data, augment=config.augment,
+                  export=config.export)
 
 
 def _write(bundle: Path, graph: export_graph.BundleGraph, manifest: Manifest, config: Config,
@@ -138,8 +152,9 @@ def _write(bundle: Path, graph: export_graph.BundleGraph, manifest: Manifest, co
         nodes[name] = node_counts(model)
         files[name] = model.SerializeToString(deterministic=True)
         del model
+    weights = bundle.with_name(CHECKPOINT_FILE) if config.export.checkpoint else None
     with phases('write'):
-        save_bundle(bundle, files[MODEL_FILE], manifest, files.get(SCENE_FILE))
+        save_bundle(bundle, files[MODEL_FILE], manifest, files.get(SCENE_FILE), weights)
     return nodes
 
 

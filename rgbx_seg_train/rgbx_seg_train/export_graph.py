@@ -4,13 +4,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rgbx_seg_ros.engine import EngineInfo, Scene, no_scene_graph
-from rgbx_seg_ros.engine import Tensor as Array
 from rgbx_seg_train.preprocess import normalize
 
 LOGITS = 'logits'  # the name that the tensor of the logits keeps inside `model.onnx`
@@ -59,35 +55,3 @@ def read_images(rgb: Tensor, aux: Tensor, zero_aux: bool) -> tuple[Tensor, Tenso
     """Return uint8 images as the networks read them, the second camera's blinded if `zero_aux`."""
     rgb, aux = normalize(rgb, aux)
     return rgb, aux * 0.0 if zero_aux else aux
-
-
-class TorchEngine:
-    """The same graphs run by torch, for a checkpoint; see `rgbx_seg_ros.engine.Engine`."""
-
-    def __init__(self, graph: BundleGraph) -> None:
-        """Take the graph, in eval mode."""
-        self.graph = graph.eval()
-        self._scene = SceneGraph(graph.merged, graph.zero_aux).eval()
-        self.info = EngineInfo('torch', str(torch.__version__), 'cpu', 'fp32')
-
-    def __call__(self, rgb: Array, aux: Array, scene: Scene | None = None) -> tuple[Array, Array]:
-        """Run one pair of batch size 1."""
-        label, confidence, _ = self._run(self.graph, rgb, aux, *(scene or ()))
-        return label, confidence
-
-    def embed(self, rgb: Array, aux: Array) -> Scene:
-        """Embed one pair of batch size 1; RgbxSegError for a model without such embeddings."""
-        if not getattr(self.graph.merged, 'scene_width', 0):
-            raise no_scene_graph()
-        return Scene(*self._run(self._scene, rgb, aux))
-
-    def logits(self, rgb: Array, aux: Array) -> NDArray[np.float32]:
-        """Return the logits (1, N, H, W) that the labels of one pair come from."""
-        return self._run(self.graph, rgb, aux)[2]
-
-    @torch.inference_mode()
-    def _run(self, module: nn.Module, *arrays: np.ndarray) -> list[np.ndarray]:
-        return [t.numpy() for t in module(*(torch.from_numpy(np.array(x)) for x in arrays))]
-
-    def close(self) -> None:
-        """Free nothing; torch does when the engine is collected."""

@@ -11,11 +11,11 @@ from small_runs import HEIGHT, WIDTH, small_config, write_folder
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
+from rgbx_seg_train.checkpoint import manifest_of
 from rgbx_seg_train.config import DataConfig, FolderSource, SyntheticSource
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION, translation, voc_color
 from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.data.synthetic import CLASSES
-from rgbx_seg_train.evaluate import manifest_of
 
 SIZES = {'mfnet': 9, 'pst900': 5, 'fmb': 14, 'deliver': 25, 'nyu40': 40, 'zju': 8, 'urbanlf': 14,
          'union70': 70}
