@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,17 +23,22 @@ from rgbx_seg_ros import RgbxSegError, endpoints, messages, overlay
 from rgbx_seg_ros.degraded import Feed
 from rgbx_seg_ros.depth_images import DepthImages
 from rgbx_seg_ros.diagnostics import Report
+from rgbx_seg_ros.engine import EngineInfo
 from rgbx_seg_ros.health import Facts, Health, Timing
 from rgbx_seg_ros.images import ImageError
 from rgbx_seg_ros.intake import Intake
+from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_ros.parameters import PairSettings
 from rgbx_seg_ros.pipeline import Pipeline
+from rgbx_seg_ros.registration import Registration
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_ros.sync import STREAMS, Pair
+from rgbx_seg_ros.thermal import AuxFrontEnd
 from rgbx_seg_ros.transforms import Transforms
 
 SENSOR, RESULT = qos_profile_sensor_data, QoSProfile(depth=2)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+NO_ENGINE = EngineInfo('', '', '', '')
 MAX_REASON = 400  # characters of what an inference library has to say
 DEPTH_TOPIC = 'depth_registered/image_rect'  # as depth_image_proc names it
 MISSING_S = 3  # seconds after which something that is waited for is told of
@@ -48,10 +54,14 @@ class Work(NamedTuple):
 class CameraPair:
     """The topics and the state of one pair of cameras on a node."""
 
-    def __init__(self, node: Any, settings: PairSettings, segmenter: Segmenter,
+    _pipeline: Pipeline  # from `use` on
+
+    def __init__(self, node: Any, settings: PairSettings, manifest: Manifest,
                  value: Callable[[str], Any], offer: Callable[[Work], None],
                  on_incompatible_qos: Callable[[str, bool, Any], None]) -> None:
-        """Advertise the results.
+        """Advertise the results of a bundle, whose engine follows: `use` takes it.
+
+        Raises RgbxSegError, with nothing advertised, if the settings do not suit the bundle.
 
         `value` gives the present value of a parameter, `offer` takes work for the engine, and
         `on_incompatible_qos` the middleware's complaint about a topic: published or not, event.
@@ -60,8 +70,7 @@ class CameraPair:
         self._node, self._value, self._offer = node, value, offer
         self._on_incompatible_qos = on_incompatible_qos
         self._prefix = f'{settings.name}/' if settings.name else ''
-        self._pipeline = Pipeline(segmenter, settings.pipeline)
-        self._palette = overlay.palette(segmenter.manifest.classes)
+        _check(settings, manifest)
         self._intake: Any = None  # set while active
         self._inputs: dict[str, Any] = {}  # stream, stream_info or depth -> subscription
         self._topics: dict[str, str] = {}  # the same -> its full name
@@ -73,46 +82,58 @@ class CameraPair:
         self._publishers: dict[str, Any] = {}
         self._sent: dict[str, Any] = {}  # output -> its last message, written anew each time
         self._restart()
-        self._advertise()
-        if settings.degraded.aux_lost == 'rgb_only' and not segmenter.manifest.aux_dropout:
+        self._advertise(manifest)
+        if settings.degraded.aux_lost == 'rgb_only' and not manifest.aux_dropout:
             node.get_logger().warning(
                 'degraded.aux_lost is rgb_only, but the bundle was not trained with aux dropout '
                 '(aux_dropout is 0 in its manifest); masks from RGB alone will be poor: train with '
                 'augment.p_aux_dropout above 0.')
 
-    # Lifecycle, on the executor's thread
+    # Lifecycle, on the executor's threads, under the node's lock
 
     def _restart(self) -> None:
         self.feed = Feed(self.settings.sync, self.settings.degraded)
         self.health = Health(now_ns(self._node), self.settings.health, self.settings.name)
-        self._failure = ''  # why the last pair failed that did
+        self._failure, self._broken = '', False  # why the last pair failed, and whether all will
 
-    def _advertise(self) -> None:
-        """Create the publishers, by topic below ~/, and publish the latched messages."""
+    def _advertise(self, manifest: Manifest) -> None:
+        """Create the publishers, by topic below ~/."""
         kinds = {name: kind for name, (kind, _) in messages.OUTPUTS.items()}
         for name, kind in (kinds | {'stats': SegmentationStats}).items():
             self._publishers[name] = self._publisher(kind, name, RESULT)
         for name in messages.LATCHED:
-            message = self._latched(name)
+            message = self._latched(name, manifest, NO_ENGINE)  # for its type
             if message is None:
                 self._node.get_logger().info(f'vision_msgs is not installed: no ~/{name}.')
                 continue
             self._publishers[name] = self._publisher(type(message), name, LATCHED)
-            self._publishers[name].publish(message)
 
-    def _latched(self, name: str) -> Any:
+    def use(self, segmenter: Segmenter) -> None:
+        """Take the engine, and publish the latched messages: what they tell is there now."""
+        manifest = segmenter.manifest  # read anew, and perhaps of another bundle by now
+        self._pipeline = Pipeline(segmenter, self.settings.pipeline)
+        self._modality, self._palette = manifest.modality, overlay.palette(manifest.classes)
+        for name in messages.LATCHED:
+            self._tell_latched(name)
+
+    def _tell_latched(self, name: str) -> None:
+        if name in self._publishers:
+            segmenter = self._pipeline.segmenter
+            self._publishers[name].publish(
+                self._latched(name, segmenter.manifest, segmenter.engine.info))
+
+    def _latched(self, name: str, manifest: Manifest, engine: EngineInfo) -> Any:
         self._threshold = self._value('confidence.threshold')
-        segmenter = self._pipeline.segmenter
-        return messages.LATCHED[name](segmenter.manifest, segmenter.engine.info,
-                                      self._node.get_clock().now().to_msg(), self._threshold)
+        return messages.LATCHED[name](manifest, engine, self._node.get_clock().now().to_msg(),
+                                      self._threshold)
 
     def activate(self, intake: Intake) -> None:
         """Subscribe, and count from zero."""
         self._restart()
         self._intake = intake
-        modality = self._pipeline.segmenter.manifest.modality
         transports = (self.settings.rgb_transport, self.settings.aux_transport)
-        for stream, base, transport in zip(STREAMS, ('rgb', modality), transports, strict=True):
+        for stream, base, transport in zip(STREAMS, ('rgb', self._modality), transports,
+                                           strict=True):
             kind, suffix = messages.INPUTS[transport]
             self._subscribe(kind, f'{base}/image_raw{suffix}', stream,
                             partial(self._on_image, stream))
@@ -140,9 +161,8 @@ class CameraPair:
         rgb, aux = registration.rgb_camera, registration.aux_camera
         if rgb is not None and aux is not None:
             registration.extrinsics = transforms.lookup(aux.frame_id, rgb.frame_id)
-        if 'label_info' in self._publishers and self._threshold != self._value(
-                'confidence.threshold'):
-            self._publishers['label_info'].publish(self._latched('label_info'))
+        if self._threshold != self._value('confidence.threshold'):
+            self._tell_latched('label_info')
         points = bool(self._publishers['points'].get_subscription_count())
         wanted = registration.config.mode == 'depth' or points
         if wanted and self._inputs and 'depth' not in self._inputs:
@@ -184,7 +204,7 @@ class CameraPair:
         facts = Facts(self.feed.state, self.feed.frozen, self.feed.frozen_rgb,
                       self.feed.skew_median_ns, registration.config.mode, self._missing(),
                       registration.coverage,
-                      failure=self._failure)
+                      failure=self._failure, broken=self._broken)
         return Report(self.health, self.feed.drops,
                       [self._inputs[stream].topic_name for stream in STREAMS if self._inputs],
                       fault, engine, facts, [*self._inputs.values(), *self._publishers.values()])
@@ -251,6 +271,7 @@ class CameraPair:
             if self._node.context.ok():  # after SIGINT there is nobody to publish to
                 kind = '' if isinstance(error, RgbxSegError) else f'{type(error).__name__}: '
                 self._failure = ' '.join(f'{kind}{error}'.split())[:MAX_REASON]
+                self._broken = self._broken or bool(getattr(error, 'sticky', False))
                 self._skip('engine', '', f'a pair failed: {self._failure}')
 
     def _segment(self, pair: Pair) -> None:
@@ -335,6 +356,12 @@ class CameraPair:
             # Kept, for a subscription may be gone by now; else the pair's name, if it has one.
             topic = self._topics.get(stream, self.settings.name)
             self._node.get_logger().warning(f'{topic}: {sentence}' if topic else sentence)
+
+
+def _check(settings: PairSettings, manifest: Manifest) -> None:
+    """Raise now, and not after minutes for an engine, what a pipeline would raise."""
+    AuxFrontEnd(manifest.aux, settings.pipeline.aux)
+    Registration(replace(settings.pipeline.registration, aux_name=manifest.modality))
 
 
 def now_ns(node: Any) -> int:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,6 +22,27 @@ NO_PUBLISHER_S = 5
 CONNECTIONS_S = 3  # between two looks at the ROS graph: a tenth of a millisecond per topic
 
 
+class Opening:
+    """An engine that is being opened: for how long, and what is being done."""
+
+    def __init__(self, log: Callable[[str], None]) -> None:
+        """Begin now; `log` hears of each step."""
+        self._began_s, self._log = time.monotonic(), log
+        self._step = 'the engine is being opened'
+
+    def tell(self, sentence: str) -> None:
+        """Say what is being done from now on; callable from any thread."""
+        self._step = sentence
+        self._log(sentence)
+
+    def status(self, health: Health) -> Status:
+        """Return the state of a node that waits for its engine."""
+        seconds = time.monotonic() - self._began_s
+        status = health.idle('configuring', '', {
+            'progress': self._step, 'elapsed [s]': f'{seconds:.0f}'})
+        return status._replace(message=f'configuring: {self._step}')
+
+
 class Report(NamedTuple):
     """What the node tells about one camera pair."""
 
@@ -32,6 +54,7 @@ class Report(NamedTuple):
     facts: Facts = Facts()
     connections: Sequence[Any] = ()  # rclpy subscriptions and publishers whose peers are checked
     memory_mb: Mapping[str, float] = {}  # other memories by name, such as 'GPU'
+    opening: Opening | None = None  # while the node is being configured
 
 
 class Reporter:
@@ -75,13 +98,15 @@ class Reporter:
 
     def _of(self, report: Report, now_ns: int) -> list[Status]:
         """Return the statuses of one pair, and log what is new about it."""
-        if not report.inputs:
-            return [report.health.idle('inactive' if report.engine else 'unconfigured',
-                                       report.fault)]
         engine = report.engine
+        if report.opening is not None:
+            return [report.opening.status(report.health)]
+        if not report.inputs:
+            return [report.health.idle('inactive' if engine else 'unconfigured', report.fault)]
         facts = report.facts
         if engine and not facts.engine:
-            facts = facts._replace(engine=_words(engine))
+            facts = facts._replace(engine=f'{_words(engine)} {engine.precision}',
+                                   choice=engine.choice, warning=engine.warning)
         statuses = report.health.statuses(now_ns, report.pairing, facts)
         self._warn(report.health.untold(
             report.pairing, self._node.get_clock().ros_time_is_active,

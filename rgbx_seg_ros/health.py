@@ -146,10 +146,13 @@ class Health:
             return [remedies.swapped(topics['rgb'], rgb, topics['aux'], aux)]
         return []
 
-    def idle(self, state: str, fault: str) -> Status:
-        """Return the state of a node that is not active; `fault` says why, if it is one."""
+    def idle(self, state: str, fault: str, more: Mapping[str, str] | None = None) -> Status:
+        """Return the state of a node that is not active; `fault` says why, if it is one.
+
+        `more` holds further values by name.
+        """
         level = Level.ERROR if fault else Level.WARN
-        return self._named(Status('state', level, fault or state, {'state': state}))
+        return self._named(Status('state', level, fault or state, {'state': state, **(more or {})}))
 
     def statuses(self, now_ns: int, pairing: Mapping[str, int],
                  facts: Facts | None = None) -> list[Status]:

@@ -8,17 +8,21 @@ import os
 import signal
 import sys
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
+from threading import Lock, RLock
 from typing import Any, NamedTuple
 
 import cv2
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException
-from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNodeMixin, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import SetBool
 
@@ -26,10 +30,11 @@ from rgbx_seg_ros import RgbxSegError, endpoints, messages
 from rgbx_seg_ros.allocator import keep_freed_memory
 from rgbx_seg_ros.camera_pair import CameraPair, Work, now_ns
 from rgbx_seg_ros.cli import run_command
-from rgbx_seg_ros.diagnostics import Report, Reporter
+from rgbx_seg_ros.diagnostics import Opening, Report, Reporter
 from rgbx_seg_ros.exit_guard import end_on_signals, exit_after
 from rgbx_seg_ros.health import Health
 from rgbx_seg_ros.intake import Intake
+from rgbx_seg_ros.manifest import load_bundle
 from rgbx_seg_ros.parameters import Declared, Settings
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_ros.transforms import Transforms
@@ -50,20 +55,27 @@ class Loaded(NamedTuple):
     pairs: list[CameraPair]
 
 
-class SegmentNode(LifecycleNode):  # type: ignore[misc]
+class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
     """Lifecycle node `segment`: configure loads the model, activate subscribes.
 
-    The executor's thread serves parameters, services and timers, the intake's thread takes images
-    and pairs them, the worker's thread owns the engine and publishes.
+    One thread of the executor serves parameters, services and timers while another one is in a
+    transition, which may take the minutes in which an engine is built. The intake's thread takes
+    images and pairs them, the worker's thread owns the engine and publishes.
     """
 
     def __init__(self, **arguments: Any) -> None:
         """Declare the parameters and wait; with `autostart`, start as soon as the node spins."""
-        super().__init__('segment', automatically_declare_parameters_from_overrides=True,
-                         **arguments)
+        Node.__init__(self, 'segment', automatically_declare_parameters_from_overrides=True,
+                      **arguments)
+        # Reentrant: get_state answers while change_state waits, and the state machine refuses a
+        # second change itself.
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self._lock = RLock()  # of what the node holds; no thread waits for the engine under it
+        self._changing = Lock()  # held by a transition
         self._parameter_table = Declared(self, messages.to_descriptor)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._loaded: Loaded | None = None
+        self._opening: Opening | None = None  # while configure is on its way
         self._fault = ''  # why the last configure failed
         self._enabled = True
         self._intake: Intake | None = None  # None unless active
@@ -79,7 +91,9 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
         self._reporter = Reporter(self, self._report)
         self.create_timer(1.0, self._on_second, clock=self._steady)
         if self.get_parameter('autostart').value:
-            self._starter = self.create_timer(0.0, self._on_start, clock=self._steady)
+            self._starter = self.create_timer(
+                0.0, self._on_start, clock=self._steady,
+                callback_group=MutuallyExclusiveCallbackGroup())
 
     def _on_start(self) -> None:
         self._starter.cancel()
@@ -88,47 +102,54 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 
     def on_configure(self, state: Any) -> TransitionCallbackReturn:
         """Load the bundle and warm up; a fault is one sentence and leaves the node unconfigured."""
-        try:
-            self._loaded = self._load()
-        except Exception as error:  # rclpy would swallow it without a word
-            if not self.context.ok():
-                raise KeyboardInterrupt from None  # nor can it end a transition after SIGTERM
-            self._fault = str(error)
-            self.get_logger().error(f'cannot configure: {error}')
-            return TransitionCallbackReturn.FAILURE
-        self._fault = ''
-        return TransitionCallbackReturn.SUCCESS
+        with self._changing:
+            self._opening = Opening(self._log)  # parameters stay as they are from now on
+            try:
+                loaded = self._load(self._opening)
+            except Exception as error:  # rclpy would swallow it without a word
+                if not self.context.ok():
+                    raise KeyboardInterrupt from None  # nor can it end a transition after SIGTERM
+                self._fault, self._opening = str(error), None
+                self.get_logger().error(f'cannot configure: {error}')
+                return TransitionCallbackReturn.FAILURE
+            with self._lock:
+                self._loaded, self._fault, self._opening = loaded, '', None
+            return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: Any) -> TransitionCallbackReturn:
         """Subscribe, and count from zero."""
         assert self._loaded is not None
-        self._listen_to_transforms(self._loaded)
-        self._intake = Intake(self, self._poll)
-        for cameras in self._loaded.pairs:
-            cameras.activate(self._intake)
-        self._intake.start()
+        with self._changing, self._lock:
+            self._listen_to_transforms(self._loaded)
+            self._intake = Intake(self, self._poll)
+            for cameras in self._loaded.pairs:
+                cameras.activate(self._intake)
+            self._intake.start()
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: Any) -> TransitionCallbackReturn:
         """Unsubscribe and finish the pair in work; the engine stays loaded."""
-        self._unsubscribe()
-        if self._loaded is not None:
-            self._loaded.worker.drain(self.context.ok)
+        with self._changing:
+            self._unsubscribe()
+            if self._loaded is not None:
+                self._loaded.worker.drain(self.context.ok)
         return TransitionCallbackReturn.SUCCESS
 
     def on_cleanup(self, state: Any) -> TransitionCallbackReturn:
         """Close the engine and withdraw the topics, from whatever state."""
-        self._unload(None)
+        with self._changing:
+            self._unload(None)
         return TransitionCallbackReturn.SUCCESS
 
     on_shutdown = on_error = on_cleanup
 
     def _unsubscribe(self) -> None:
-        if self._intake is not None:
-            self._intake.stop()
-            self._intake = None
-        for cameras in self._pairs():
-            cameras.deactivate()
+        with self._lock:
+            if self._intake is not None:
+                self._intake.stop()
+                self._intake = None
+            for cameras in self._pairs():
+                cameras.deactivate()
 
     def _listen_to_transforms(self, loaded: Loaded) -> None:
         """Subscribe to /tf_static if a camera pair needs extrinsics that no file gives."""
@@ -156,36 +177,51 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 
     def _unload(self, patience_s: float | None) -> None:
         self._unsubscribe()
-        if self._loaded is not None:
+        with self._lock:
             loaded, self._loaded = self._loaded, None
-            try:
-                loaded.worker.stop(patience_s, loaded.segmenter.engine.close, self.context.ok)
-            except Exception as error:  # an inference library may raise anything
-                self.get_logger().error('the engine failed when it was closed '
-                                        f'({type(error).__name__}: {error}).')
-            for cameras in loaded.pairs:
-                cameras.withdraw()
+        if loaded is None:
+            return
+        try:
+            loaded.worker.stop(patience_s, loaded.segmenter.engine.close, self.context.ok)
+        except Exception as error:  # an inference library may raise anything
+            self.get_logger().error('the engine failed when it was closed '
+                                    f'({type(error).__name__}: {error}).')
+        for cameras in loaded.pairs:
+            cameras.withdraw()
 
-    def _load(self) -> Loaded:
+    def _load(self, opening: Opening) -> Loaded:
+        """Advertise, so that everyone sees what there is, then open the engine."""
         settings = self._parameter_table.settings()
+        manifest = load_bundle(settings.bundle)
         worker: Worker[Work] = Worker(lambda work: work.cameras.process(work.pair))
         pairs: list[CameraPair] = []
+        segmenter = None
         try:
-            segmenter = worker.call(open_segmenter, settings, wanted=self.context.ok)
             for own in settings.pairs:
                 value = partial(self._parameter_table.value, pair=own.name)
-                pairs.append(CameraPair(self, own, segmenter, value, self._offer,
+                pairs.append(CameraPair(self, own, manifest, value, self._offer,
                                         self._reporter.on_incompatible_qos))
+            segmenter = worker.call(open_segmenter, settings, opening.tell, wanted=self.context.ok)
+            for cameras in pairs:
+                cameras.use(segmenter)
         except BaseException:
             for cameras in pairs:
                 cameras.withdraw()
-            worker.stop(PATIENCE_S)
+            with suppress(Exception):  # what failed first is what matters
+                worker.stop(PATIENCE_S, segmenter.engine.close if segmenter else int)
             raise
         manifest, engine = segmenter.manifest, segmenter.engine.info
         self.get_logger().info(
             f'{manifest.name} ({manifest.modality}, {len(manifest.classes)} classes) runs on '
-            f'{engine.backend} {engine.version}, {engine.device}, {engine.precision}.')
+            f'{engine.backend} {engine.version}, {engine.device}, {engine.precision}: '
+            f'{engine.choice}')
+        if engine.warning:
+            self.get_logger().warning(engine.warning)
         return Loaded(settings, segmenter, worker, pairs)
+
+    def _log(self, sentence: str) -> None:
+        if self.context.ok():  # after SIGINT there is nobody to publish to
+            self.get_logger().info(sentence)
 
     def _pairs(self) -> list[CameraPair]:
         return self._loaded.pairs if self._loaded else []
@@ -208,10 +244,11 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
                 cameras.feed.reset()
 
     def _on_second(self) -> None:
-        if self._intake is not None:
-            for cameras in self._pairs():
-                cameras.on_second(self._transforms)
-        self._reporter.on_second()
+        with self._lock:
+            if self._intake is not None:
+                for cameras in self._pairs():
+                    cameras.on_second(self._transforms)
+            self._reporter.on_second()
 
     def _received(self) -> Any:
         """Return the lock under which images come in."""
@@ -225,7 +262,8 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
 
     def _report(self) -> list[Report]:
         if not self._loaded:
-            return [Report(Health(now_ns(self)), {}, [], self._fault, None)]
+            return [Report(Health(now_ns(self)), {}, [], self._fault, None,
+                           opening=self._opening)]
         with self._received():
             reports = [cameras.report(self._fault) for cameras in self._loaded.pairs]
         if self._tf is not None:
@@ -236,12 +274,16 @@ class SegmentNode(LifecycleNode):  # type: ignore[misc]
     def _on_set_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Refuse a wrong value, and one that a configured node would not heed."""
         reason = self._parameter_table.change({change.name: change.value for change in changes},
-                                              configured=self._loaded is not None)
+                                              configured=bool(self._opening or self._loaded))
         return SetParametersResult(successful=not reason, reason=reason)
 
     def release(self) -> None:
         """End the worker, then withdraw the topics; an engine that is busy is left behind."""
+        # A transition gives up by itself once the context is shut down.
+        idle = self._changing.acquire(timeout=PATIENCE_S)
         self._unload(PATIENCE_S)
+        if idle:
+            self._changing.release()
 
     def destroy_node(self) -> None:
         """Release what is loaded, and leave the network."""
@@ -276,7 +318,10 @@ def _spin(args: list[str] | None) -> None:
     node = None
     try:
         node = SegmentNode()
-        rclpy.spin(node)
+        executor = MultiThreadedExecutor(2)
+        executor.add_node(node)
+        while rclpy.ok():
+            _spin_on(executor, node)
     except (KeyboardInterrupt, ExternalShutdownException):  # the first one by a transition
         pass
     except Exception:
@@ -289,6 +334,16 @@ def _spin(args: list[str] | None) -> None:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+
+
+def _spin_on(executor: MultiThreadedExecutor, node: SegmentNode) -> None:
+    try:
+        executor.spin_once()
+    except (rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError) as error:
+        # A topic was withdrawn while an event of its came in; on Humble, also a transition that
+        # the state machine refuses.
+        if rclpy.ok():
+            node.get_logger().warning(f'a callback failed ({type(error).__name__}: {error}).')
 
 
 if __name__ == '__main__':

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node's parameters as one table, their validation, and the records the node runs by.
 
-With several camera pairs (`pairs: [front, rear]`), all but the first five parameters may be given
-for one pair with its name in front, `front.registration.file`; the plain one holds for the others.
+With several camera pairs (`pairs: [front, rear]`), all parameters but those of NODE_WIDE may be
+given for one pair with its name in front, `front.registration.file`; the plain one holds for the
+others.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any, TypeVar
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.aux_presets import CAMERAS
 from rgbx_seg_ros.degraded import AUX_LOST, RGB_LOST, DegradedConfig
-from rgbx_seg_ros.engine import BACKENDS
+from rgbx_seg_ros.engine import BACKENDS, Options, Size
 from rgbx_seg_ros.health import HealthConfig
-from rgbx_seg_ros.manifest import MAX_SCENE_EVERY
+from rgbx_seg_ros.manifest import MAX_SCENE_EVERY, MAX_SIDE, PRECISIONS
 from rgbx_seg_ros.pipeline import PipelineConfig
 from rgbx_seg_ros.radiometry import FALSE_COLOR, NORMALIZE, UNITS, AuxConfig
 from rgbx_seg_ros.registration import MODES, RegistrationConfig
@@ -29,7 +30,10 @@ from rgbx_seg_ros.sync import ANCHORS, POLICIES, SyncConfig
 
 ROS_PARAMETERS = ('use_sim_time', 'start_type_description_service')  # rclpy's own
 TRANSPORTS = ('raw', 'compressed')
-NODE_WIDE = ('bundle', 'backend', 'warmup', 'autostart', 'pairs')
+NODE_WIDE = ('bundle', 'backend', 'precision', 'engine.file', 'engine.rgb_size', 'warmup',
+             'autostart', 'pairs')
+WITH_ENGINE_FILES = ('tensorrt', 'tensorrt_rtx')  # backends
+SIZE = '([1-9][0-9]{0,4})x([1-9][0-9]{0,4})'  # width and height
 MAX_PAIRS = 16
 UNIT_SUFFIXES = ('', '_s', '_m', '_hz', '_mb')  # of a record's field; parameters leave it out
 
@@ -47,6 +51,7 @@ class Parameter:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
+    pattern: tuple[str, str] | None = None  # a regular expression of texts, and it in words
     read_only: bool = True
 
 
@@ -54,6 +59,13 @@ PARAMETERS = (
     Parameter('bundle', '', 'Folder with model.onnx and manifest.yaml, as rgbx_export writes it.'),
     Parameter('backend', 'auto', 'Inference library; auto takes the first one that works here.',
               choices=('auto', *BACKENDS)),
+    Parameter('precision', 'auto', 'Number format of the engine; auto takes the fastest one that '
+              'agrees with fp32.', choices=('auto', *PRECISIONS)),
+    Parameter('engine.file', '', 'TensorRT engine to run as it is; empty: one of its cache.'),
+    Parameter('engine.rgb_size', '', 'WIDTHxHEIGHT of the RGB camera, for a bundle with a form of '
+              'the model for it.',
+              pattern=(f'|{SIZE}', f'WIDTHxHEIGHT, such as 640x480, up to {MAX_SIDE} each, or an '
+                                   'empty text')),
     Parameter('warmup', 2, 'Inferences on black images before the node is configured [count].',
               0, 100),
     Parameter('autostart', True, 'Configure and activate without a lifecycle manager.'),
@@ -146,6 +158,8 @@ class Settings:
     backend: str
     warmup: int
     pairs: tuple[PairSettings, ...]
+    precision: str = 'auto'
+    options: Options = Options()
 
 
 def check(name: str, value: Any) -> Value:
@@ -168,6 +182,9 @@ def check(name: str, value: Any) -> Value:
         good = type(value) is type(default)
     if good and parameter.choices:
         good = value in parameter.choices
+    if good and parameter.pattern:
+        found = re.fullmatch(parameter.pattern[0], value)
+        good = found is not None and all(int(side or 1) <= MAX_SIDE for side in found.groups())
     if good and parameter.low is not None and parameter.high is not None:
         good = math.isfinite(value) and parameter.low <= value <= parameter.high
     if not good:
@@ -263,7 +280,23 @@ def read(values: Mapping[str, Any]) -> Settings:
             raise RgbxSegError(f'parameter {name} is for the camera pair "{owner}", but pairs is '
                                f'{list(pairs)}; add {owner} to pairs or remove it.')
     return Settings(Path(values['bundle']).expanduser(), values['backend'], values['warmup'],
-                    tuple(_read_pair(name, values) for name in pairs))
+                    tuple(_read_pair(name, values) for name in pairs), values['precision'],
+                    _read_options(values))
+
+
+def _read_options(values: Mapping[str, Any]) -> Options:
+    file, backend = values['engine.file'], values['backend']
+    if file and backend not in WITH_ENGINE_FILES:
+        raise RgbxSegError(f'parameter engine.file is {file!r}, but backend is {backend}; expected '
+                           f'backend {" or ".join(WITH_ENGINE_FILES)}, which alone run such files: '
+                           'set it, or leave engine.file empty.')
+    return Options(_read_size(values['engine.rgb_size']), Path(file).expanduser() if file else None)
+
+
+def _read_size(text: str) -> Size | None:
+    """Return (height, width) of a text WIDTHxHEIGHT, None of an empty one."""
+    width, _, height = text.partition('x')
+    return (int(height), int(width)) if text else None
 
 
 def _read_pair(pair: str, values: Mapping[str, Any]) -> PairSettings:
@@ -301,6 +334,8 @@ def _unknown(name: str) -> str:
 def _expected(parameter: Parameter) -> str:
     if parameter.choices:
         return 'one of ' + ', '.join(parameter.choices)
+    if parameter.pattern:
+        return parameter.pattern[1]
     if isinstance(parameter.default, list):
         return f'at most {MAX_PAIRS} different names of lower-case letters, digits and _'
     words = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text'}

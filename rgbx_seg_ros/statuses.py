@@ -18,6 +18,7 @@ import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.remedies import (
+    BROKEN,
     FROZEN,
     FROZEN_RGB,
     HARMLESS,
@@ -111,7 +112,10 @@ class Facts(NamedTuple):
     missing: str = ''  # what the registration waits for, as a sentence
     coverage: float | None = None  # share of the RGB image that the aux camera sees
     engine: str = ''  # backend, version, device, precision
+    choice: str = ''  # why this engine, as a sentence
+    warning: str = ''  # what is wrong with the choice, as a sentence
     failure: str = ''  # why the last pair failed that did
+    broken: bool = False  # it failed in a way that does not heal
 
 
 class Interval(NamedTuple):
@@ -263,8 +267,8 @@ def inference(interval: Interval, facts: Facts, config: HealthConfig,
     """Return how many masks come, how late, and by which engine."""
     values = {'rate [Hz]': f'{interval.rates["published"]:.1f}',
               'published': str(interval.published)}
-    if facts.engine:
-        values['engine'] = facts.engine
+    values |= {name: value for name, value in (
+        ('engine', facts.engine), ('choice', facts.choice)) if value}
     if interval.timings:
         stages = [name for name in Timing._fields if name.endswith('_ms') and name != 'skew_ms']
         table = [[getattr(timing, name) for name in stages] for timing in interval.timings]
@@ -272,10 +276,7 @@ def inference(interval: Interval, facts: Facts, config: HealthConfig,
         for name, half, most in zip(stages, middle, high, strict=True):
             values[f'{name[:-3]} p50 [ms]'] = f'{half:.1f}'
             values[f'{name[:-3]} p95 [ms]'] = f'{most:.1f}'
-    problems: list[Problem] = []
-    if failed := interval.recent['engine']:
-        reason = f', the last one: {facts.failure}' if facts.failure else '; the log tells why'
-        problems.append((Level.ERROR, f'{failed} pairs failed{reason}'))
+    problems = _engine(interval, facts)
     clocks = [behind_s for behind_s in interval.behind_s.values() if abs(behind_s) > CLOCK_S]
     if interval.recent_timings and not clocks:  # else it would only tell the clocks' difference
         late_s = float(np.percentile([timing.latency_ms for timing in interval.recent_timings],
@@ -290,6 +291,19 @@ def inference(interval: Interval, facts: Facts, config: HealthConfig,
                                      'pairs were replaced by newer ones'))
     return _status('inference', problems, f'{interval.rates["published"]:.1f} masks a second',
                    values)
+
+
+def _engine(interval: Interval, facts: Facts) -> list[Problem]:
+    """Return what is wrong with the engine itself."""
+    problems: list[Problem] = []
+    if facts.broken:
+        problems.append((Level.ERROR, f'{BROKEN}: {facts.failure}'))
+    elif failed := interval.recent['engine']:
+        reason = f', the last one: {facts.failure}' if facts.failure else '; the log tells why'
+        problems.append((Level.ERROR, f'{failed} pairs failed{reason}'))
+    if facts.warning:
+        problems.append((Level.WARN, facts.warning))
+    return problems
 
 
 def _status(concern: str, problems: list[Problem], good: str, values: dict[str, str]) -> Status:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from contextlib import suppress
+from dataclasses import replace
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -98,11 +99,16 @@ def _result(future: Future[Result], wanted: Callable[[], bool]) -> Result:
                 raise KeyboardInterrupt from None
 
 
-def open_segmenter(settings: Settings) -> Segmenter:
-    """Return the segmenter of a bundle, warmed up; raises RgbxSegError whatever is wrong."""
+def open_segmenter(settings: Settings, tell: Callable[[str], None] = lambda sentence: None
+                   ) -> Segmenter:
+    """Return the segmenter of a bundle, warmed up; raises RgbxSegError whatever is wrong.
+
+    `tell` hears, on this thread, of what takes long.
+    """
     engine = None
     try:
-        engine, manifest = open_engine(settings.bundle, settings.backend)
+        engine, manifest = open_engine(settings.bundle, settings.backend, settings.precision,
+                                       replace(settings.options, tell=tell))
         segmenter = Segmenter(engine, manifest)
         segmenter.warm_up(settings.warmup)
         return segmenter

@@ -174,8 +174,10 @@ def test_a_middleware_that_counts_no_losses_is_subscribed_to_all_the_same(tmp_pa
     values = {p.name: p.default for p in PARAMETERS} | {
         'bundle': str(bundle), 'backend': 'dummy', 'aux.transport': 'compressed'}
     settings = read(values)
-    cameras = camera_pair.CameraPair(node, settings.pairs[0], open_segmenter(settings),
-                                     values.get, None, None)
+    segmenter = open_segmenter(settings)
+    cameras = camera_pair.CameraPair(node, settings.pairs[0], segmenter.manifest, values.get, None,
+                                     None)
+    cameras.use(segmenter)
     cameras.activate(SimpleNamespace(subscribe=create))
     assert made['~/mask'] is made['rgb/image_raw'] is Image
     assert made['depth/image_raw/compressed'] is CompressedImage
