@@ -128,6 +128,7 @@ class Variant:
     pairs: int  # of images that both were measured on
     rgb_size: tuple[int, int] | None = None  # (H, W) of rgb, label, confidence; None: network's
     aux_size: tuple[int, int] | None = None  # (h, w) of aux; None: the network's
+    measured: str = ''  # with what: the library, or what computed as a GPU would
 
     def __post_init__(self) -> None:
         """Refuse what no engine can be opened by, and names that lead out of the bundle."""
@@ -148,6 +149,7 @@ class Variant:
                                             and -1 <= self.miou_change <= 1)
         _expect(good, f'{where}.miou_change', self.miou_change, 'a number -1..1, or null')
         _expect(_is_int(self.pairs, 1, 10**9), f'{where}.pairs', self.pairs, 'at least 1')
+        _expect(isinstance(self.measured, str), f'{where}.measured', self.measured, 'a text')
         for key in ('rgb_size', 'aux_size'):
             size = getattr(self, key)
             good = size is None or (len(size) == 2 and all(_is_int(n, 1, MAX_SIDE) for n in size))
@@ -283,10 +285,15 @@ def save_bundle(folder: Path, onnx_bytes: bytes, manifest: Manifest,
             (temporary / name).write_bytes(content)
         digest = _copy(checkpoint, temporary / CHECKPOINT_FILE) if checkpoint else ''
         manifest = replace(manifest, checkpoint_sha256=digest)
-        (temporary / MANIFEST_FILE).write_text(_to_yaml(manifest), encoding='utf-8')
+        save_manifest(temporary, manifest)
         replace_folder(temporary, folder, ours=(MANIFEST_FILE,))
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a bundle that is being made in `folder`."""
+    (folder / MANIFEST_FILE).write_text(_to_yaml(manifest), encoding='utf-8')
 
 
 def _copy(source: Path, target: Path) -> str:
@@ -413,6 +420,8 @@ def _to_yaml(manifest: Manifest) -> str:
 def _variant_to_dict(variant: Variant) -> dict[str, Any]:
     data = {f.name: getattr(variant, f.name) for f in fields(Variant)}
     data |= {'backends': list(variant.backends), 'files': dict(variant.files)}
+    if not data['measured']:
+        del data['measured']
     for key in ('rgb_size', 'aux_size'):
         size = data.pop(key)
         if size is not None:
