@@ -21,13 +21,13 @@ class Gpu(NamedTuple):
     memory_bytes: int
 
 
-def find_gpu(library: str = LIBRARY) -> tuple[Gpu | None, str]:
+def find_gpu(library: str | None = None) -> tuple[Gpu | None, str]:
     """Return the first GPU, or None and why there is none; an empty text where no driver is.
 
     It makes no CUDA context and takes no memory of the GPU.
     """
     try:
-        driver = ctypes.CDLL(library)
+        driver = ctypes.CDLL(library or LIBRARY)
     except OSError:
         return None, ''
     number = ctypes.c_int()
