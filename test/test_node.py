@@ -144,8 +144,11 @@ def test_camera_info_passes_with_the_mask_s_header(running):
 def test_latched_topics_reach_a_late_listener(running):
     info = running.peer.listen(SegmentationInfo, '/segment/info', LATCHED)
     assert running.peer.until(lambda: info)
-    assert (info[0].model_name, info[0].modality, info[0].backend) == (
-        'tiny', 'thermal', 'onnxruntime')
+    engine = open_engine(running.bundle)[0].info
+    assert (info[0].model_name, info[0].modality) == ('tiny', 'thermal')
+    assert (info[0].backend, info[0].backend_version, info[0].device, info[0].precision,
+            info[0].choice) == (engine.backend, engine.version, engine.device, engine.precision,
+                                engine.choice)
     assert list(info[0].class_names) == [c.name for c in manifest().classes]
     assert len(info[0].bundle_sha256) == 64
 
@@ -200,7 +203,11 @@ def test_diagnostics_come_each_second_with_rates_and_drops(running):
         'cameras', 'pairing', 'inference', 'memory')}
     values = {v.key: v.value for v in status['segment: inference'].values}
     assert float(values['latency p95 [ms]']) >= float(values['latency p50 [ms]']) > 0
-    assert status['segment: inference'].hardware_id.startswith('onnxruntime')
+    engine = open_engine(running.bundle)[0].info
+    words = f'{engine.backend} {engine.version} {engine.device}'
+    assert status['segment: inference'].hardware_id == words
+    assert values['engine'] == f'{words} {engine.precision}'
+    assert values['choice'] == engine.choice and engine.backend in engine.choice
 
 
 def test_disabled_node_drops_pairs_until_enabled(running):
