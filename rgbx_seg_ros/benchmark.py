@@ -20,13 +20,19 @@ def _node(args: list[str]) -> int:
     return main(args)
 
 
-BENCHMARKS = {'sync': _sync, 'node': _node}
-HELP = """usage: rgbx_benchmark {sync,node} ...
+def _engine(args: list[str]) -> int:
+    from rgbx_seg_ros.benchmark_engine import main
+    return main(args)
 
-  sync  replay the stamps and arrivals of two cameras through a pairing policy
-  node  run the node on generated images and time it
 
-`rgbx_benchmark sync --help` and `rgbx_benchmark node --help` tell the rest."""
+BENCHMARKS = {'sync': _sync, 'node': _node, 'engine': _engine}
+HELP = """usage: rgbx_benchmark {sync,node,engine} ...
+
+  sync    replay the stamps and arrivals of two cameras through a pairing policy
+  node    run the node on generated images and time it
+  engine  run a bundle by every backend and precision of this machine and time them
+
+`rgbx_benchmark WHAT --help` tells the rest."""
 
 
 def _refuse(args: list[str]) -> None:

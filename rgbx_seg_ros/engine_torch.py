@@ -7,8 +7,11 @@ The engine itself belongs to the training package, which is imported here, at it
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import BackendUnavailable, Engine, Model
-from rgbx_seg_ros.manifest import check_checkpoint
+from rgbx_seg_ros.manifest import Manifest, check_checkpoint, load_bundle
 
 
 def open_torch(model: Model) -> Engine:
@@ -27,3 +30,30 @@ def open_torch(model: Model) -> Engine:
                                  'choose another backend.') from None
     engine: Engine = open_checkpoint(checkpoint, model)
     return engine
+
+
+def open_eager(checkpoint: Path, bundle: Path) -> tuple[Engine, Manifest]:
+    """Return the engine of a checkpoint in eager float32, and the manifest of the bundle.
+
+    It is what a bundle's engines are compared with. The checkpoint need not be the bundle's own,
+    but must be of its family, size and number of classes.
+
+    Raises:
+        BackendUnavailable: rgbx_seg_train or torch is not installed.
+        RgbxSegError: the checkpoint cannot be read or does not fit the bundle.
+
+    """
+    try:
+        from rgbx_seg_train.evaluate import open_model
+    except ImportError as error:
+        raise BackendUnavailable(f'torch cannot be used ({error}); install rgbx_seg_train, or '
+                                 'choose another backend.') from None
+    expected = load_bundle(bundle)
+    engine, found, _ = open_model(checkpoint)
+    for name in ('family', 'height', 'width', 'n_classes'):
+        own, due = getattr(found, name), getattr(expected, name)
+        if own != due:
+            raise RgbxSegError(f'{checkpoint}: {name} is {own}; the bundle expects {due}: take '
+                               'the checkpoint that it was exported from, or one like it.')
+    eager: Engine = engine
+    return eager, expected
