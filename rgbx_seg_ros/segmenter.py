@@ -175,7 +175,7 @@ class Enlarger:
         (height, width), (tall, wide) = source, size
         self._whole = (tall // height, wide // width) if not (tall % height or wide % width) else ()
         if not self._whole:
-            self._rows, self._columns = (_nearest(*lengths) for lengths in
+            self._rows, self._columns = (nearest(*lengths) for lengths in
                                          ((height, tall), (width, wide)))
             self._turned = np.empty((width, height), np.uint8)
             self._turned_wide = np.empty((wide, height), np.uint8)
@@ -200,7 +200,7 @@ class Enlarger:
         return np.take(self._wide, self._rows, 0, out, 'clip')
 
 
-def _nearest(length: int, wanted: int) -> NDArray[np.intp]:
+def nearest(length: int, wanted: int) -> NDArray[np.intp]:
     """Return the index 0..length-1 that each of `wanted` pixels shows, as OpenCV chooses it."""
     ramp = np.arange(length, dtype=np.uint16)[None]
     return cv2.resize(ramp, (wanted, 1), interpolation=cv2.INTER_NEAREST_EXACT)[0].astype(np.intp)
