@@ -35,8 +35,9 @@ NEWEST_OPSET = 25  # that TensorRT 11 and TensorRT-RTX 1.7 document
 MOST_ERRORS = 3  # of a parser that a sentence holds
 MAX_REASON = 240  # characters of a library's own message
 DTYPES = {'FLOAT': 'float32', 'HALF': 'float16', 'BF16': 'bfloat16'}
-OUT_OF_MEMORY = ('outofmemory', 'out of memory', 'insufficient memory', 'insufficient workspace',
+OUT_OF_MEMORY = ('outofmemory', 'out of memory', 'insufficient memory', 'workspace',
                  'std::bad_alloc')
+UNREADABLE = 'MODEL_DESERIALIZE_FAILED'  # a parser's code of what is no ONNX file at all
 REMEDY_MEMORY = ('add swap, close other programs, or make a bundle of a smaller network')
 NO_DRIVER = 'cudaError'  # what TensorRT-RTX also logs of a build without a GPU that succeeds
 
@@ -149,7 +150,7 @@ def build_plan(library: Library, onnx: Path, target: Target, workspace_bytes: in
     try:
         with ticking(what, phases, tell):
             trt = library.trt
-            builder = trt.Builder(_logger(trt, errors))
+            builder = _start(trt, errors, label)
             network = builder.create_network(
                 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
             parser = _parse(trt, network, errors, label, onnx)
@@ -166,6 +167,16 @@ def build_plan(library: Library, onnx: Path, target: Target, workspace_bytes: in
     if plan is None:
         raise _refusal(label, onnx, errors)
     return bytes(plan), b'' if cache is None else bytes(config.get_timing_cache().serialize())
+
+
+def _start(trt: Any, errors: list[str], label: str) -> Any:
+    """Return a builder; where there is no driver that it fits, TensorRT has none to give."""
+    try:
+        return trt.Builder(_logger(trt, errors))
+    except (TypeError, RuntimeError):
+        raise BackendUnavailable(f'{label} does not start ({_reason(errors)}); expected a CUDA '
+                                 'driver that it fits; check `nvidia-smi`, update the driver.'
+                                 ) from None
 
 
 def _configure(library: Library, config: Any, target: Target, workspace_bytes: int,
@@ -196,13 +207,13 @@ def _parse(trt: Any, network: Any, errors: list[str], label: str, onnx: Path) ->
     if parser.parse_from_file(str(onnx)):
         return parser
     found = [parser.get_error(index) for index in range(parser.num_errors)]
-    nodes = [error for error in found if error.node() >= 0]
-    if not nodes:
+    if not found or any(UNREADABLE in str(error.code()) for error in found):
         reason = _shorten(found[0].desc()) if found else _reason(errors)
         raise RgbxSegError(f'{onnx}: {label} cannot read it ({reason}); expected an ONNX file; '
                            'copy or export the bundle again.')
-    texts = list(dict.fromkeys(f'{error.node_operator()} in node "{error.node_name()}" '
-                               f'({_shorten(error.desc())})' for error in nodes))
+    texts = list(dict.fromkeys(f'{error.node_operator() or "the graph"} in node '
+                               f'"{error.node_name()}" ({_shorten(error.desc())})'
+                               for error in found))
     more = f' and {len(texts) - MOST_ERRORS} more' if len(texts) > MOST_ERRORS else ''
     raise BackendUnavailable(
         f'{onnx}: {label} refuses {", ".join(texts[:MOST_ERRORS])}{more}, of opset '
