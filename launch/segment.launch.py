@@ -6,7 +6,12 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+)
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -20,8 +25,9 @@ LARGE_IMAGES = 'LARGE_DATA'
 BOOLEANS = ['true', 'false']
 TRANSPORTS = ['', 'raw', 'compressed']
 # Argument -> parameter of the node that it sets, if given.
-PARAMETERS = {'bundle': 'bundle', 'backend': 'backend', 'rgb_transport': 'rgb.transport',
-              'thermal_transport': 'aux.transport'}
+PARAMETERS = {'bundle': 'bundle', 'backend': 'backend', 'precision': 'precision',
+              'rgb_transport': 'rgb.transport', 'thermal_transport': 'aux.transport'}
+BUILDER = 'rgbx_build_engine'
 
 ARGUMENTS = (
     DeclareLaunchArgument(
@@ -30,7 +36,16 @@ ARGUMENTS = (
         'or the sample bundle with the default params_file'),
     DeclareLaunchArgument(
         'backend', default_value='',
-        description='inference library (auto, onnxruntime); empty: what params_file says'),
+        description='inference library (auto, tensorrt, tensorrt_rtx, onnxruntime_cuda, openvino, '
+        'onnxruntime, torch); empty: what params_file says'),
+    DeclareLaunchArgument(
+        'precision', default_value='',
+        description='number format of the engine (auto, fp32, fp16, bf16, int8); empty: what '
+        'params_file says'),
+    DeclareLaunchArgument(
+        'build_only', default_value='false', choices=BOOLEANS,
+        description='build the engine of bundle for backend and precision instead of starting the '
+        'node, so that its first start takes no minutes'),
     DeclareLaunchArgument(
         'rgb_topic', default_value='rgb/image_raw', description='images of the RGB camera'),
     DeclareLaunchArgument(
@@ -72,6 +87,8 @@ def start(context):
     # that names the node would win over the command line.
     args['pushed'] = context.launch_configurations.get('ros_namespace', '')
     args['namespace'] = args['namespace'] or ('' if args['pushed'] else '/')
+    if args['build_only'] == 'true':
+        return [engine_builder(args)]
     actions = [*transport(context.environment), segment_node(args)]
     return [*actions, rviz(args)] if args['use_rviz'] == 'true' else actions
 
@@ -86,11 +103,35 @@ def transport(environment):
     return [SetEnvironmentVariable('FASTDDS_BUILTIN_TRANSPORTS', LARGE_IMAGES)]
 
 
-def segment_node(args):
-    """Return the node; what is given on the command line wins over the file of parameters."""
+def given_parameters(args):
+    """Return the node's parameters that the command line sets, or the sample bundle, by name."""
     given = {name: args[argument] for argument, name in PARAMETERS.items() if args[argument]}
     if not args['bundle'] and args['params_file'] == DEFAULT_PARAMS:
         given['bundle'] = SAMPLE_BUNDLE
+    return given
+
+
+def engine_builder(args):
+    """Return the command that builds the engine; where it fails, so does the launch."""
+    given = given_parameters(args)
+    if 'bundle' not in given:
+        raise RuntimeError('build_only does not read params_file: give bundle:=FOLDER, and backend '
+                           'and precision if they are not auto')
+    options = [word for name in ('backend', 'precision') if name in given
+               for word in (f'--{name}', given[name])]
+    return ExecuteProcess(cmd=['ros2', 'run', 'rgbx_seg', BUILDER, given['bundle'], *options],
+                          output='screen', on_exit=fail_with)
+
+
+def fail_with(event, context):
+    """Raise if the process that ended had failed: `ros2 launch` then ends with 1, else with 0."""
+    if event.returncode:
+        raise RuntimeError(f'{BUILDER} ended with exit code {event.returncode}')
+
+
+def segment_node(args):
+    """Return the node; what is given on the command line wins over the file of parameters."""
+    given = given_parameters(args)
     given = {name: ParameterValue(value, value_type=str) for name, value in given.items()}
     return Node(
         package='rgbx_seg',

@@ -3,9 +3,9 @@
 """The node as it is, but for an engine that fails as a file says: run as a program by the tests.
 
 The file `fault` in the bundle holds a moment (open, call or close) and what happens then: raise,
-raise_on_white (only for an RGB image that begins with a white pixel), or that it does not come back
-for a minute: sleep, busy (in Python) or hold (with the GIL held). The file `stuck` appears when
-that begins.
+raise_on_white (only for an RGB image that begins with a white pixel), sticky (an error from which
+the engine will not recover), or that it does not come back for a minute: sleep, busy (in Python) or
+hold (with the GIL held). The file `stuck` appears when that begins.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from rgbx_seg_ros import engine, node
+from rgbx_seg_ros import RgbxSegError, engine, node
 
 LONG_S = 60
 
@@ -46,6 +46,10 @@ class FailingEngine:
             return
         if fault == 'raise' or (fault == 'raise_on_white' and white):
             raise MemoryError('the accelerator\nis out of memory')
+        if fault == 'sticky':
+            error = RgbxSegError('the GPU is lost.')
+            error.sticky = True
+            raise error
         if fault in ('sleep', 'busy', 'hold'):
             (self._bundle / 'stuck').touch()
             end = time.monotonic() + LONG_S

@@ -1,18 +1,34 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""The node as it is, but for an engine that takes its time: run as a program by the tests."""
+"""The node as it is, but for an engine that takes its time: run as a program by the tests.
 
+Files in the bundle say how. `opening`: while it is there, the engine is being opened, and tells its
+text each time that it is another one. `refusal`: then it cannot be opened, for the reason in it.
+`delay`: seconds that a call sleeps. The environment variable GPU_PROBLEM is what the machine has to
+say about its GPU.
+"""
+
+import os
 import sys
 import time
+from pathlib import Path
 
-from rgbx_seg_ros import engine, node
+from rgbx_seg_ros import RgbxSegError, engine, machine, node, selection
 
 
 class SlowEngine:
-    """The real engine, after a sleep of as many seconds as the file `delay` in the bundle says."""
+    """The real engine, late."""
 
-    def __init__(self, model: engine.Model, options: object) -> None:
-        """Open the real one."""
+    def __init__(self, model: engine.Model, options: engine.Options) -> None:
+        """Open the real one, when it is time."""
+        told = ''
+        while text := _read(model.bundle / 'opening'):
+            if text != told:
+                options.tell(text)
+            told = text
+            time.sleep(0.02)
+        if reason := _read(model.bundle / 'refusal'):
+            raise RgbxSegError(reason)
         self._delay = model.bundle / 'delay'
         self._engine = FAST(model, options)
         self.info, self.close = self._engine.info, self._engine.close
@@ -24,8 +40,20 @@ class SlowEngine:
         return self._engine(rgb, aux)
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ''
+
+
+def _machine() -> machine.Machine:
+    return machine.this_machine()._replace(problem=os.environ.get('GPU_PROBLEM', ''))
+
+
 FAST = engine.BACKENDS['onnxruntime']
 engine.BACKENDS.update(onnxruntime=SlowEngine, openvino=SlowEngine)
+selection.this_machine = _machine
 
 if __name__ == '__main__':
     sys.exit(node.main())

@@ -18,7 +18,7 @@ import rgbx_seg_ros
 ROOT = Path(__file__).resolve().parents[1]
 SEGMENT_ARGUMENTS = {
     'bundle', 'backend', 'rgb_topic', 'thermal_topic', 'params_file', 'namespace', 'use_sim_time',
-    'use_rviz', 'log_level', 'rgb_transport', 'thermal_transport',
+    'use_rviz', 'log_level', 'rgb_transport', 'thermal_transport', 'precision', 'build_only',
 }
 REPLAY_ARGUMENTS = {'bag', 'rate', 'delay', 'loop', 'start_paused', 'rgb_topic', 'thermal_topic'}
 
@@ -182,8 +182,24 @@ def test_defaults_run_the_sample_bundle_on_relative_topics(segment):
 def test_own_params_file_decides_what_the_command_line_leaves_open(segment, tmp_path):
     mine = tmp_path / 'mine.yaml'
     mine.write_text('/**: {ros__parameters: {bundle: elsewhere}}')
-    node = run(segment, segment.start, params_file=str(mine), backend='onnxruntime')['Node'].kwargs
-    assert node['parameters'] == [str(mine), {'backend': 'onnxruntime', 'use_sim_time': False}]
+    node = run(segment, segment.start, params_file=str(mine), backend='onnxruntime',
+               precision='fp32')['Node'].kwargs
+    assert node['parameters'] == [str(mine), {'backend': 'onnxruntime', 'precision': 'fp32',
+                                              'use_sim_time': False}]
+
+
+def test_build_only_starts_the_builder_alone_and_fails_as_it_does(segment, tmp_path):
+    actions = run(segment, segment.start, build_only='true', use_rviz='true', backend='tensorrt')
+    assert list(actions) == ['ExecuteProcess']
+    given = actions['ExecuteProcess'].kwargs
+    assert given['cmd'] == ['ros2', 'run', 'rgbx_seg', 'rgbx_build_engine',
+                            str(ROOT / 'sample/bundle'), '--backend', 'tensorrt']
+    given['on_exit'](types.SimpleNamespace(returncode=0), None)
+    with pytest.raises(RuntimeError, match='rgbx_build_engine ended with exit code 1'):
+        given['on_exit'](types.SimpleNamespace(returncode=1), None)
+    (tmp_path / 'mine.yaml').touch()
+    with pytest.raises(RuntimeError, match='build_only does not read params_file: give bundle'):
+        run(segment, segment.start, build_only='true', params_file=str(tmp_path / 'mine.yaml'))
 
 
 def test_missing_params_file_is_refused_in_a_sentence(segment, tmp_path):

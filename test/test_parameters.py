@@ -9,6 +9,7 @@ import yaml
 
 from rgbx_seg_ros import RgbxSegError, parameters
 from rgbx_seg_ros.degraded import DegradedConfig
+from rgbx_seg_ros.engine import Options
 from rgbx_seg_ros.health import HealthConfig
 from rgbx_seg_ros.parameters import PARAMETERS
 from rgbx_seg_ros.pipeline import PipelineConfig
@@ -59,6 +60,13 @@ def test_every_default_is_valid_and_described_with_a_unit():
     ('sync.max_skew', True, 'a number'),
     ('sync.policy', 'closest', 'nearest, exact, latest'),
     ('backend', 'tensorflow', 'onnxruntime'),
+    ('precision', 'fp8', 'one of auto, fp32, fp16, bf16, int8'),
+    ('engine.rgb_size', '640', 'WIDTHxHEIGHT, such as 640x480'),
+    ('engine.rgb_size', '640x480 ', 'WIDTHxHEIGHT'),
+    ('engine.rgb_size', '0x480', 'WIDTHxHEIGHT'),
+    ('engine.rgb_size', '640x8193', 'up to 8192 each'),
+    ('engine.rgb_size', '99999x480', 'up to 8192 each'),
+    ('engine.file', 3, 'a text'),
     ('warmup', 2.0, 'a whole number'),
     ('autostart', 1, 'true or false'),
     ('overlay.alpha', 1.01, 'from 0.0 to 1.0'),
@@ -96,6 +104,25 @@ def test_settings_hold_the_values_in_their_places():
     assert (pair.name, pair.rgb_transport, pair.aux_transport) == ('', 'raw', 'compressed')
     assert (pair.sync.max_skew_s, pair.sync.aux_offset_s, pair.sync.max_age_s,
             pair.sync.rgb_offset_s) == (0.01, -0.02, 0.3, 0.0)
+
+
+def test_settings_hold_how_the_engine_is_to_be_opened():
+    assert parameters.read(DEFAULTS | {'bundle': '/b'}).precision == 'auto'
+    assert parameters.read(DEFAULTS | {'bundle': '/b'}).options == Options()
+    settings = parameters.read(DEFAULTS | {
+        'bundle': '/b', 'backend': 'tensorrt', 'precision': 'fp16', 'engine.file': '~/e.engine',
+        'engine.rgb_size': '1280x720'})
+    assert (settings.backend, settings.precision) == ('tensorrt', 'fp16')
+    assert settings.options.rgb_size == (720, 1280)
+    assert settings.options.engine_file == Path('~/e.engine').expanduser()
+
+
+@pytest.mark.parametrize('backend', ['auto', 'openvino', 'onnxruntime', 'torch'])
+def test_an_engine_file_for_a_backend_that_runs_none_is_refused(backend):
+    with pytest.raises(RgbxSegError, match=f"engine.file is '/e.engine', but backend is {backend}; "
+                       'expected backend tensorrt or tensorrt_rtx'):
+        parameters.read(DEFAULTS | {'bundle': '/b', 'backend': backend,
+                                    'engine.file': '/e.engine'})
 
 
 def test_defaults_are_those_of_the_records():
@@ -136,8 +163,9 @@ def test_parameters_of_a_pair_that_is_none_are_refused_by_name():
     with pytest.raises(RgbxSegError, match='front.sync.max_skew .*"front".*rear'):
         parameters.read(DEFAULTS | {'bundle': '/b', 'pairs': ['rear'],
                                     'front.sync.max_skew': 0.01})
-    with pytest.raises(RgbxSegError, match='front.bundle is unknown'):
-        parameters.check('front.bundle', '/b')
+    for name in ('bundle', 'precision', 'engine.file'):
+        with pytest.raises(RgbxSegError, match=f'front.{name} is unknown'):
+            parameters.check(f'front.{name}', '/b')
     with pytest.raises(RgbxSegError, match='camera pair rear: .*max_wait'):
         parameters.read(DEFAULTS | {'bundle': '/b', 'pairs': ['rear'], 'rear.sync.max_wait': 1e3})
 

@@ -1,0 +1,172 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""The node while its engine is opened, which may take minutes, and what it says of that engine."""
+
+import signal
+import time
+
+import pytest
+
+pytest.importorskip('rgbx_seg.msg', reason='the ROS package is not built; run `make ros`')
+
+from bundles import write_tiny_bundle
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import ListParameters
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rgbx_seg.msg import SegmentationInfo
+from robot import (
+    PATIENCE_S,
+    ROOT,
+    STAMPS_NS,
+    NodeProcess,
+    SlowNodeProcess,
+    free_domain,
+    image,
+    robot,
+    scene,
+)
+from sensor_msgs.msg import Image
+
+LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+OK, WARN, ERROR = (bytes([level]) for level in range(3))
+END_S = 2.0  # as in test_engine_failure.py
+FIRST, SECOND = 'the engine is being built, 5 s.', 'the engine is being built, 10 s.'
+
+
+class FailingNodeProcess(NodeProcess):
+    """The node with an engine that fails as bundle/fault says."""
+
+    program = (str(ROOT / 'test' / 'failing_node.py'),)
+
+
+@pytest.fixture
+def domain():
+    return free_domain()
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A bundle whose engine, on a slow node, is not opened until the file `opening` is gone."""
+    folder = write_tiny_bundle(tmp_path / 'bundle')
+    (folder / 'opening').write_text(FIRST)
+    return folder
+
+
+def status(peer, heard, name):
+    """Return level, message and values of a concern, from a report that is still to come."""
+    def found():
+        return [one for message in heard for one in message.status
+                if one.name == f'segment: {name}']
+
+    heard.clear()
+    assert peer.until(found), [one.name for message in heard for one in message.status]
+    last = found()[-1]
+    return last.level, last.message, {value.key: value.value for value in last.values}
+
+
+def test_while_an_engine_is_opened_all_the_rest_answers(tmp_path, domain, bundle):
+    with (SlowNodeProcess(tmp_path / 'log', domain, bundle=bundle) as node,
+          robot(domain) as peer):
+        info = peer.listen(SegmentationInfo, '/segment/info', LATCHED)
+        heard = peer.listen(DiagnosticArray, '/diagnostics')
+        assert peer.until(lambda: peer.node.count_publishers('/segment/mask'))
+        assert peer.state() == 'configuring'
+        names = peer.call(ListParameters, '/segment/list_parameters', ListParameters.Request())
+        assert {'bundle', 'precision', 'engine.file'} <= set(names.result.names)
+        assert 'clean it up first' in peer.set_parameter('sync.max_skew', 0.2)
+        assert peer.set_parameter('overlay.alpha', 0.5) == ''
+        level, message, values = status(peer, heard, 'state')
+        assert (level, message) == (WARN, f'configuring: {FIRST}')
+        assert values['state'] == 'configuring' and values['progress'] == FIRST
+        (bundle / 'opening').write_text(SECOND)
+        assert peer.until(lambda: SECOND in node.log)
+        later = status(peer, heard, 'state')[2]
+        assert later['progress'] == SECOND
+        assert int(later['elapsed [s]']) > int(values['elapsed [s]'])
+        assert not info and node.log.count(FIRST) == node.log.count(SECOND) == 1
+        (bundle / 'opening').unlink()
+        assert peer.until(lambda: info)
+        assert peer.until(lambda: peer.state() == 'active')
+        assert info[0].choice and f'runs on {info[0].backend}' in node.log
+        assert info[0].choice in node.log
+        level, _, values = status(peer, heard, 'inference')
+        assert (level, values['choice']) == (OK, info[0].choice)
+        assert node.end() == 0
+
+
+def test_an_engine_that_cannot_be_opened_takes_its_topics_back(tmp_path, domain, bundle):
+    with (SlowNodeProcess(tmp_path / 'log', domain, bundle=bundle) as node,
+          robot(domain) as peer):
+        assert peer.until(lambda: peer.node.count_publishers('/segment/mask'))
+        (bundle / 'refusal').write_text('the GPU has 4 MB, expected 8.')
+        (bundle / 'opening').unlink()
+        assert peer.until(lambda: 'cannot configure' in node.log)
+        assert peer.until(lambda: not peer.node.count_publishers('/segment/mask'))
+        assert peer.until(lambda: not peer.node.count_publishers('/segment/info'))
+        heard = peer.listen(DiagnosticArray, '/diagnostics')
+        level, message, values = status(peer, heard, 'state')
+        assert (level, message) == (ERROR, 'the GPU has 4 MB, expected 8.')
+        assert values == {'state': 'unconfigured'} and peer.state() == 'unconfigured'
+        assert node.log.count('expected 8.') == 1 and 'Traceback' not in node.log
+        assert peer.set_parameter('sync.max_skew', 0.2) == ''
+        (bundle / 'refusal').unlink()
+        assert peer.change('configure') and peer.state() == 'inactive'
+        assert peer.until(lambda: peer.node.count_publishers('/segment/info'))
+
+
+def test_a_signal_ends_a_configure_that_a_manager_waits_for(tmp_path, domain, bundle):
+    with (SlowNodeProcess(tmp_path / 'log', domain, bundle=bundle, autostart=False) as node,
+          robot(domain) as peer):
+        client = peer.node.create_client(ChangeState, '/segment/change_state')
+        assert peer.until(client.service_is_ready)
+        client.call_async(ChangeState.Request(
+            transition=Transition(id=Transition.TRANSITION_CONFIGURE)))
+        assert peer.until(lambda: FIRST in node.log)
+        began = time.monotonic()
+        node.process.send_signal(signal.SIGTERM)
+        assert node.process.wait(PATIENCE_S) == 0
+        assert time.monotonic() - began < END_S
+        assert 'Traceback' not in node.log and 'rror' not in node.log
+
+
+def test_a_precision_that_the_bundle_lacks_is_one_sentence_and_no_topic(tmp_path, domain, bundle):
+    with (NodeProcess(tmp_path / 'log', domain, bundle=bundle, backend='onnxruntime',
+                      precision='int8') as node, robot(domain) as peer):
+        assert peer.until(lambda: 'cannot configure' in node.log)
+        assert 'precision int8 for onnxruntime: the bundle tiny has' in node.log
+        assert node.log.count('\n') == 1 and peer.state() == 'unconfigured'
+        assert peer.until(lambda: not peer.node.count_publishers('/segment/mask'))
+
+
+def test_a_gpu_that_is_not_used_is_a_warning(tmp_path, domain, bundle, monkeypatch):
+    problem = 'the CUDA driver finds no GPU; check `nvidia-smi`.'
+    monkeypatch.setenv('GPU_PROBLEM', problem)
+    (bundle / 'opening').unlink()
+    with (SlowNodeProcess(tmp_path / 'log', domain, bundle=bundle) as node,
+          robot(domain) as peer):
+        heard = peer.listen(DiagnosticArray, '/diagnostics')
+        level, message, _ = status(peer, heard, 'inference')
+        assert level == WARN and problem in message
+        status(peer, heard, 'inference')
+        assert node.log.count(problem) == 1 and 'WARN' in node.log
+
+
+def test_an_engine_that_will_not_recover_says_what_to_do_and_says_it_once(tmp_path, domain, bundle):
+    (bundle / 'fault').write_text('call sticky')
+    with (FailingNodeProcess(tmp_path / 'log', domain, bundle=bundle, warmup=0) as node,
+          robot(domain) as peer):
+        peer.listen(Image, '/segment/mask')
+        heard = peer.listen(DiagnosticArray, '/diagnostics')
+        rgb, thermal = scene(1)
+        for _ in range(3):
+            stamp_ns = next(STAMPS_NS)
+            peer.publish('/rgb/image_raw', image(rgb, 'rgb8', stamp_ns))
+            peer.publish('/thermal/image_raw', image(thermal, 'mono16', stamp_ns))
+            peer.spin(0.2)
+        assert peer.until(lambda: 'the GPU is lost' in node.log)
+        level, message, _ = status(peer, heard, 'inference')
+        assert level == ERROR
+        assert 'clean up, configure and activate the node, or restart it' in message
+        assert 'the GPU is lost.' in message and node.log.count('the GPU is lost.') == 1
