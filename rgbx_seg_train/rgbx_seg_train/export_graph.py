@@ -7,9 +7,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rgbx_seg_train.onnx_passes import LOGITS as LOGITS
 from rgbx_seg_train.preprocess import normalize
-
-LOGITS = 'logits'  # the name that the tensor of the logits keeps inside `model.onnx`
 
 
 class BundleGraph(nn.Module):

@@ -23,6 +23,7 @@ from torch import nn
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import Graph
 from rgbx_seg_train.export_phases import Phases
+from rgbx_seg_train.onnx_passes import quicken
 
 OPSET = 18  # the oldest the exporter makes, and within what TensorRT 10.3 on JetPack 6 reads
 MAX_BYTES = 2**31 - 1  # of a protobuf message, and an ONNX file is one
@@ -58,6 +59,7 @@ def to_onnx(module: nn.Module, tensors: Graph, phases: Phases, fp16_weights: boo
         _drop_copies(model)
         _show_weights(model, hidden)
         _restore_interface(model, tensors)
+        quicken(model)
         strip(model)
         if fp16_weights:
             halve_weights(model)
