@@ -232,8 +232,12 @@ class INetworkDefinition:
 
 
 class ParserError:
-    def __init__(self, code, desc, node=None):
+    def __init__(self, code, desc, node=None, index=-1):
         self._parts = (code, desc, node.name if node else '', node.op_type if node else '')
+        self._index = index
+
+    def node(self):
+        return self._index
 
     def code(self):
         return self._parts[0]
@@ -280,16 +284,18 @@ class OnnxParser:
         if opset > MAX_OPSET.get(self.world.generation, 25):
             return self._refuse('INVALID_GRAPH', f'Opset {opset} is not supported.')
         bytes_in = {one.name for one in parsed.graph.input if one.type.tensor_type.elem_type == 2}
-        for node in parsed.graph.node:
+        for index, node in enumerate(parsed.graph.node):
             if node.op_type in REFUSED or node.domain not in ('', 'ai.onnx'):
-                return self._refuse('UNSUPPORTED_NODE', 'No importer registered for the op.', node)
+                return self._refuse('UNSUPPORTED_NODE', 'No importer registered for the op.', node,
+                                    index)
             if node.op_type == 'Transpose' and node.input[0] in bytes_in:
-                return self._refuse('UNSUPPORTED_NODE_DATATYPE', 'UInt8 in Transpose.', node)
+                return self._refuse('UNSUPPORTED_NODE_DATATYPE', 'UInt8 in Transpose.', node,
+                                    index)
         self._network._model, self._network._raw = parsed, bytes(model)
         return True
 
-    def _refuse(self, code, desc, node=None):
-        error = self.world.module.ParserError(code, desc, node)
+    def _refuse(self, code, desc, node=None, index=-1):
+        error = self.world.module.ParserError(code, desc, node, index)
         self._errors.append(error)
         self.world.error(self._logger, str(error))
         return False
