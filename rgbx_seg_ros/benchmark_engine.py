@@ -101,7 +101,7 @@ def summarize(rows: Sequence[Row], every: int) -> dict[str, Any]:
             'same_weights': row.same_weights}
         if row in good:
             opened = row.opened
-            record |= {key: opened[key] for key in ('info', 'open_s', 'first_ms', 'built',
+            record |= {key: opened[key] for key in ('info', 'open_s', 'first_ms', 'built', 'told',
                                                     'rss_mb', 'gpu_mb')}
             record |= {'figures': of_row(row.rounds, every),
                        'labels_equal': agreement(row.labels, labels.labels if labels else None),

@@ -23,6 +23,7 @@ from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.gpu_monitor import GpuMonitor
+from rgbx_seg_ros.machine import this_machine
 from rgbx_seg_ros.power import Meters
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +63,7 @@ class Child:
     """A row's process and the pipe to it."""
 
     def __init__(self, row: Row, bundle: Path, inputs: Path, log: Path, threads: int,
-                 tell: Tell, module: str = CHILD) -> None:
+                 tell: Tell, module: str) -> None:
         """Start it; it waits for its first request."""
         self.row, self._log, self._tell = row, log, tell
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get('PYTHONPATH'))))
@@ -159,10 +160,11 @@ class Bench:
     """All rows of a run; use as a context manager, which leaves no process behind."""
 
     def __init__(self, bundle: Path, inputs: Path, folder: Path, threads: int, limit_s: float,
-                 tell: Tell) -> None:
+                 tell: Tell, module: str = CHILD) -> None:
         """Take the bundle, the file of the input pairs and a folder for logs and labels."""
         self._bundle, self._inputs, self._folder = bundle, inputs, folder
         self._threads, self._limit_s, self._tell = threads, limit_s, tell
+        self._module = module
         self._gpu, self.meters = GpuMonitor(), Meters()
         self._children: list[Child] = []
         self.idle_w: float | None = None
@@ -189,7 +191,7 @@ class Bench:
                 continue
             self._tell(f'opening {row.name} {row.precision} ...')
             child = Child(row, self._bundle, self._inputs, self._folder / f'{number}.log',
-                          self._threads, self._tell)
+                          self._threads, self._tell, self._module)
             self._children.append(child)
             self._attempt(child, self._open_one, self._folder / f'{number}.npy')
             if row.unavailable and not row.checkpoint:
@@ -219,15 +221,20 @@ class Bench:
             child.kill()  # it may be in any state, and hold memory that the others need
 
     def _open_one(self, child: Child, labels: Path) -> None:
-        row, before = child.row, self._gpu.used_mb()
+        row, before = child.row, self._gpu_mb()
         row.opened = child.ask({'do': 'open'}, self._limit_s)
         if row.same_weights:
             child.ask({'do': 'label', 'file': str(labels)}, self._limit_s)
             row.labels = labels
-        after = self._gpu.used_mb()
+        after = self._gpu_mb()
         on_gpu = row.opened['info']['device'] != 'cpu'
         row.opened['gpu_mb'] = (after - before if on_gpu and after is not None
                                 and before is not None else None)
+
+    def _gpu_mb(self) -> float | None:
+        """Return the memory in use of the GPU: of the whole machine where the two share it."""
+        gpu = this_machine().gpu
+        return memory_in_use_mb() if gpu is not None and gpu.integrated else self._gpu.used_mb()
 
     def _measure_one(self, child: Child, seconds: float) -> None:
         limit_s = min(self._limit_s, LEAST_LIMIT_S + 10 * seconds)
@@ -252,6 +259,16 @@ def _bound_to(threads: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def memory_in_use_mb() -> float | None:
+    """Return the memory of the machine that is not available; None where it does not tell."""
+    try:
+        lines = Path('/proc/meminfo').read_text().splitlines()
+    except OSError:
+        return None
+    kib = {line.partition(':')[0]: int(line.split()[1]) for line in lines}
+    return (kib['MemTotal'] - kib['MemAvailable']) * 1024 / 1e6
 
 
 def _machine_busy_s() -> float:

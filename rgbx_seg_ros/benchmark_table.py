@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 WIDTH = 120
-GAP = 2
 NOTHING = '-'
+HEADING_LINES, LEFT_COLUMNS = 2, 2
 Cell = Callable[[Mapping[str, Any]], str]
 
 
@@ -25,63 +25,60 @@ def table(result: Mapping[str, Any]) -> str:
     rows = [row for row in result['rows'] if not row['reason']]
     if not rows:
         return ''
-    cells = {name: [cell(row) for row in rows] for name, cell in _columns(result).items()}
-    kept = {name: values for name, values in cells.items() if set(values) != {NOTHING}}
-    widths = {name: max(map(len, (name, *values))) for name, values in kept.items()}
-    lines = [_line(widths, dict(zip(widths, widths, strict=True)))]
-    lines += [_line(widths, {name: kept[name][number] for name in widths})
-              for number in range(len(rows))]
-    return '\n'.join(lines)
+    columns = [[*heading, *(cell(row) for row in rows)]
+               for heading, cell in _columns(result).items()]
+    columns = [column for column in columns if set(column[HEADING_LINES:]) != {NOTHING}]
+    widths = [max(map(len, column)) for column in columns]
+    gap = ' ' if sum(widths) + 2 * (len(widths) - 1) > WIDTH else '  '
+    return '\n'.join(gap.join(
+        cell.ljust(width) if at < LEFT_COLUMNS else cell.rjust(width)
+        for at, (cell, width) in enumerate(zip(cells, widths, strict=True))).rstrip()
+        for cells in zip(*columns, strict=True))
 
 
-def _columns(result: Mapping[str, Any]) -> dict[str, Cell]:
-    """Return the cells of a row by heading."""
-    two_graphs, base = bool(result['every']), result['speed_reference']
+def _columns(result: Mapping[str, Any]) -> dict[tuple[str, str], Cell]:
+    """Return the cells of a row by the two lines of their heading."""
+    every = result['every']
 
-    def figure(key: str, digits: int = 1) -> Cell:
-        return lambda row: number(row['figures'][key], digits)
+    def figure(key: str) -> Cell:
+        return lambda row: number(row['figures'][key])
 
-    columns: dict[str, Cell] = {
-        'backend': lambda row: row['name'],
-        'prec': lambda row: row['info']['precision'],
-        'open s': _opening,
-        'p50 ms': figure('p50'), 'p95 ms': figure('p95'), 'p99 ms': figure('p99'),
-        'scene ms': figure('scene_ms') if two_graphs else lambda row: NOTHING,
-        f'at {result["every"]}': figure('cost_ms') if two_graphs else lambda row: NOTHING,
-        'pairs/s': figure('pairs_per_s'),
-        'CPU ms': figure('cpu_ms'), 'GPU ms': figure('device_ms'),
-        'RSS+MB': lambda row: number(row['rss_mb'], 0),
-        'peak MB': figure('peak_mb', 0),
-        'GPU MB': lambda row: number(row['gpu_mb'], 0),
-        'W': figure('watts'), 'J/pair': figure('joules_per_pair', 2),
-        'labels %': lambda row: percent(row['labels_equal']),
-        f'x {base}': _ratio}
-    return columns
+    return {
+        ('', 'backend'): lambda row: row['name'],
+        ('', 'prec'): lambda row: row['info']['precision'],
+        ('open', 's'): _opening,
+        ('p50', 'ms'): figure('p50'), ('p95', 'ms'): figure('p95'), ('p99', 'ms'): figure('p99'),
+        ('scene', 'ms'): figure('scene_ms') if every else lambda row: NOTHING,
+        (f'at {every}', 'ms'): figure('cost_ms') if every else lambda row: NOTHING,
+        ('pairs', '/s'): figure('pairs_per_s'),
+        ('CPU', 'ms'): figure('cpu_ms'), ('GPU', 'ms'): figure('device_ms'),
+        ('RSS', '+MB'): lambda row: number(row['rss_mb'], 0),
+        ('peak', 'MB'): lambda row: number(row['figures']['peak_mb'], 0),
+        ('GPU', '+MB'): lambda row: number(row['gpu_mb'], 0),
+        ('', 'W'): figure('watts'), ('J/', 'pair'): figure('joules_per_pair'),
+        ('labels', 'equal %'): lambda row: percent(row['labels_equal']),
+        ('faster than', result['speed_reference']): _ratio}
 
 
 def _opening(row: Mapping[str, Any]) -> str:
-    how = {True: ' b', False: ' c', None: ''}[row['built']]
-    return number(row['open_s'], 1) + how
+    return number(row['open_s']) + {True: ' b', False: ' c', None: ''}[row['built']]
 
 
 def _ratio(row: Mapping[str, Any]) -> str:
     ratio = row['ratio']
     if ratio is None:
         return NOTHING
-    return f'{ratio["median"]:.2f} ({ratio["low"]:.2f}-{ratio["high"]:.2f})'
+    return f'{number(ratio["median"])} {number(ratio["low"])}-{number(ratio["high"])}'
 
 
-def _line(widths: Mapping[str, int], cells: Mapping[str, str]) -> str:
-    left = ('backend', 'prec')
-    return (' ' * GAP).join(cells[name].ljust(width) if name in left else cells[name].rjust(width)
-                            for name, width in widths.items()).rstrip()
-
-
-def number(value: float | None, digits: int) -> str:
-    """Return a number of about four digits, or a dash for one that does not exist."""
+def number(value: float | None, digits: int | None = None) -> str:
+    """Return a number with `digits` decimals, or three digits in all; a dash for none."""
     if value is None:
         return NOTHING
-    return f'{value:.{digits if abs(value) < 1000 else 0}f}'
+    size = abs(value)
+    if digits is None:
+        digits = 0 if size >= 99.95 else 1 if size >= 9.995 else 2
+    return f'{value:.{digits}f}'
 
 
 def percent(share: float | None) -> str:
@@ -122,10 +119,10 @@ def method(result: Mapping[str, Any]) -> str:
     text = (f'Method: a process per row, all alive, one computing at a time; {rounds} rounds of '
             f'{seconds:g} s in turn, warm-up discarded, pairs back to back with input and output '
             'in host memory. p50, rates, CPU and GPU ms: median of the rounds; p95, p99: of all '
-            'pairs. CPU ms: of all threads, per pair; RSS+: growth by library and model. '
-            f'labels: equal to those of {result["label_reference"] or "nothing"} on '
-            f'{result["pairs"]} pairs. x {result["speed_reference"]}: its time over the row\'s, '
-            'each round with its own; median (least-most). ')
+            'pairs. CPU ms: of all threads, per pair. RSS: growth by library and model. '
+            f'labels: those of {result["label_reference"] or "nothing"} on {result["pairs"]} '
+            f'pairs. faster: time of {result["speed_reference"]} over the row\'s, each round with '
+            'its own; median, least-most. ')
     rows = [row for row in result['rows'] if not row['reason']]
     if result['every']:
         text += (f'p50..p99: with a kept scene; "at {result["every"]}": with the scene graph '
