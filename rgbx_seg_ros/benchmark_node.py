@@ -71,6 +71,8 @@ def _summary(result: dict[str, Any]) -> str:
         rows.append((f'{name} p50 / p95', f'{times["p50"]:.3f} / {times["p95"]:.3f}'))
     lines = [f'{name:>26}  ' + ' '.join(f'{value:>15}' for value in values)
              for name, *values in rows]
+    lines.append('latency_ms: from the stamp of the images to the arrival of the first output at '
+                 'the listener; as\na stage: to its publication. Stamps are set as images are sent.')
     if 'cpu_ratio' in result:
         lines.append(f'the baseline takes {result["cpu_ratio"]:.2f} times the CPU per pair')
     return '\n'.join(lines)
@@ -82,6 +84,7 @@ def _parser() -> Arguments:
     add('--bundle', type=Path, help='default: one made up, with a network of the size of the RGB '
         'images')
     add('--backend', default='dummy', help='default: dummy, which answers at once')
+    add('--precision', default='auto', help='of the engine (default: auto)')
     add('--size', type=_size, default='640x480', help='of the RGB images (rgb8)')
     add('--aux-size', type=_size, default='640x512', help='of the aux images (mono16)')
     add('--rate', type=float, default=30.0, help='pairs a second')
@@ -148,7 +151,7 @@ def _main(args: list[str] | None) -> None:
         load = Load(given.size, given.aux_size, given.rate, given.seconds, outputs,
                     load_bundle(bundle).modality)
         arguments = ['--ros-args', '-p', f'bundle:={bundle.resolve()}',
-                     '-p', f'backend:={given.backend}']
+                     '-p', f'backend:={given.backend}', '-p', f'precision:={given.precision}']
         result = compare({name: ([sys.executable, *program, *arguments], root)
                           for name, (program, root) in programs.items()}, load, folder,
                          given.rounds or len(programs))
