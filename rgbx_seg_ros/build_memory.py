@@ -35,10 +35,10 @@ def short_of_memory(onnx_bytes: int) -> str:
             'elsewhere where the library can (TensorRT-RTX).')
 
 
-def available(meminfo: Path = MEMINFO) -> int | None:
+def available() -> int | None:
     """Return the bytes of memory and swap that can be had, or None if the system is silent."""
     try:
-        lines = (line.split() for line in meminfo.read_text(encoding='ascii').splitlines())
+        lines = (line.split() for line in MEMINFO.read_text(encoding='ascii').splitlines())
         values = {words[0].rstrip(':'): int(words[1]) * 1024 for words in lines if len(words) > 1}
         return values['MemAvailable'] + values['SwapFree']
     except (OSError, ValueError, KeyError):

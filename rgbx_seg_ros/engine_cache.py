@@ -108,18 +108,17 @@ def find(path: Path, parts: Parts | None = None) -> tuple[Entry | None, str]:
         size = path.stat().st_size
         entry = read_sidecar(path)
         if parts is not None and dict(entry.parts) != dict(parts):
-            return None, f'the engine in the cache is a foreign one ({differ(entry.parts, parts)})'
+            return None, f'it is a foreign one ({differ(entry.parts, parts)})'
         if size != entry.size:
-            return None, (f'the engine in the cache is damaged ({size} bytes, expected '
-                          f'{entry.size})')
+            return None, f'it is damaged ({size} bytes, expected {entry.size})'
         if sha256_of(path) != entry.sha256:
-            return None, 'the engine in the cache is damaged (its SHA-256 is another)'
+            return None, 'it is damaged (its SHA-256 is another)'
     except FileNotFoundError:
         return None, ''
     except RgbxSegError as error:
         return None, str(error).partition(';')[0]
     except OSError as error:
-        return None, f'the engine in the cache cannot be read ({error.strerror})'
+        return None, f'it cannot be read ({error.strerror})'
     return entry, ''
 
 

@@ -106,7 +106,7 @@ def parts_of(library: Library, model: Model, graph: str, target: Target) -> dict
         'precision': model.precision,
         'tensors': '; '.join(f'{name} {dtype} {"x".join(map(str, shape))}' for name, (dtype, shape)
                              in {**tensors.inputs, **tensors.outputs}.items()),
-        'options': STRONGLY_TYPED if library.flavor == 'tensorrt_rtx' else
+        'options': STRONGLY_TYPED if library.traits.ahead_of_time else
                    f'{STRONGLY_TYPED}, optimization level {OPTIMIZATION_LEVEL}',
         'system': f'{platform.system()} {platform.machine()}', 'schema': SCHEMA}
 
@@ -117,7 +117,7 @@ def given_engines(library: Library, model: Model, place: Path, gpu: Gpu | None) 
     target = Target() if gpu is None else Target(gpu.name, gpu.capability, gpu.driver)
     for name, path in files_of(Path(place), list(model.graphs())).items():
         parts = parts_of(library, model, name, target)
-        if gpu is None or library.flavor == 'tensorrt_rtx':
+        if gpu is None or library.traits.ahead_of_time:
             parts = {key: value for key, value in parts.items() if key not in target.words}
         found.append(Built(name, check_engine(path, parts, gpu), False))
     return found
@@ -241,7 +241,10 @@ def _keep_timing(path: Path, old: bytes, new: bytes, tell: Tell) -> None:
 def _check_opset(label: str, onnx: Path) -> None:
     """Refuse an opset of the future: the parser would take its operators for those it knows."""
     opset = opset_of(onnx)
-    if opset is not None and opset > NEWEST_OPSET:
+    if opset is None:
+        raise RgbxSegError(f'{onnx}: it tells no opset; expected an ONNX file; copy or export the '
+                           'bundle again.')
+    if opset > NEWEST_OPSET:
         raise BackendUnavailable(f'{onnx}: it is of opset {opset}; {label} is known to read up to '
                                  f'{NEWEST_OPSET}; export the bundle again.')
 

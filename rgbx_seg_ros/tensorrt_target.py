@@ -63,7 +63,7 @@ def target_of(library: Library, gpu: Gpu | None,
         BackendUnavailable: plain TensorRT without a GPU, or a capability that TensorRT-RTX lacks.
 
     """
-    if library.flavor != 'tensorrt_rtx':
+    if not library.traits.ahead_of_time:
         if gpu is None:
             raise BackendUnavailable(
                 'tensorrt builds an engine only on the GPU that is to run it, and no GPU was '
