@@ -130,6 +130,7 @@ class Options:
     rgb_size: Size | None = None  # (H, W) of the camera, if a form of the model for it may be used
     engine_file: Path | None = None  # TensorRT: run this engine and build none
     tell: Callable[[str], None] = lambda sentence: None  # hears of what takes long
+    asked_for: bool = True  # the backend was named, not chosen by `auto`
 
 
 class BackendUnavailable(RgbxSegError):
@@ -172,7 +173,7 @@ def _onnxruntime(model: Model, options: Options) -> Engine:
 def _torch(model: Model, options: Options) -> Engine:
     from rgbx_seg_ros.engine_torch import open_torch
 
-    return open_torch(model)
+    return open_torch(model, options)
 
 
 def _dummy(model: Model, options: Options) -> Engine:

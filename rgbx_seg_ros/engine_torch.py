@@ -10,15 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import BackendUnavailable, Engine, Model
+from rgbx_seg_ros.engine import BackendUnavailable, Engine, Model, Options
 from rgbx_seg_ros.manifest import Manifest, check_checkpoint, load_bundle
 
 
-def open_torch(model: Model) -> Engine:
+def open_torch(model: Model, options: Options) -> Engine:
     """Return the engine of a bundle with a checkpoint.
 
     Raises:
-        BackendUnavailable: rgbx_seg_train or torch is not installed.
+        BackendUnavailable: rgbx_seg_train or torch is not installed, or has no use for the GPU.
         RgbxSegError: the bundle has no checkpoint, or a damaged one.
 
     """
@@ -28,7 +28,7 @@ def open_torch(model: Model) -> Engine:
     except ImportError as error:
         raise BackendUnavailable(f'torch cannot be used ({error}); install rgbx_seg_train, or '
                                  'choose another backend.') from None
-    engine: Engine = open_checkpoint(checkpoint, model)
+    engine: Engine = open_checkpoint(checkpoint, model, options)
     return engine
 
 

@@ -49,6 +49,7 @@ def open_first(model: Model, backend: str, precision: str, options: Options,
 
     """
     machine = machine or this_machine()
+    options = replace(options, asked_for=backend != 'auto')
     names = order(machine) if backend == 'auto' else [backend]
     reasons = []
     for name in names:
@@ -61,6 +62,7 @@ def open_first(model: Model, backend: str, precision: str, options: Options,
             reasons.append(f'{name}: {error}')
             continue
         choice, warning = _account(engine, machine, reasons, backend == 'auto')
+        warning = ' '.join(filter(None, (warning, engine.info.warning)))
         engine.info = replace(engine.info, choice=f'{choice} {note}'.strip(), warning=warning)
         return engine
     raise RgbxSegError('no backend works on this machine: ' + ' '.join(reasons))
@@ -116,7 +118,8 @@ def choose(model: Model, backend: str, precision: str, machine: Machine) -> Mode
               and variant.rgb_size is None]
     if precision == 'auto':
         allowed = [variant for variant in usable if not why_not_default(variant)
-                   and (backend in (*ON_GPU, 'torch') or variant.precision in machine.precisions)]
+                   and (backend in ON_GPU or (backend == 'torch' and machine.gpu is not None)
+                        or variant.precision in machine.precisions)]
         variant = next((variant for name in PREFERRED.get(backend, ()) for variant in allowed
                         if variant.precision == name), None)
     else:

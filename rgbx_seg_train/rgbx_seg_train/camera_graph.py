@@ -172,7 +172,7 @@ class _Writer:
             self._last.append(cast)
 
     def finish(self) -> bool:
-        """Write the nodes into the graph in the order in which they run; False if there are none."""
+        """Write the nodes into the graph, in the order in which they run; False if it has none."""
         nodes = [*self._first, *self._graph.node, *self._last]
         del self._graph.node[:]
         self._graph.node.extend(nodes)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import Engine, EngineInfo, Model, Scene, no_scene_graph
+from rgbx_seg_ros.engine import Engine, EngineInfo, Model, Options, Scene, no_scene_graph
 from rgbx_seg_ros.engine import Tensor as Array
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_train.checkpoint import load_model, manifest_of
@@ -78,7 +78,7 @@ def load_graph(checkpoint: Path) -> tuple[BundleGraph, Manifest, Config]:
             loaded.config)
 
 
-def open_checkpoint(checkpoint: Path, model: Model) -> Engine:
+def open_checkpoint(checkpoint: Path, model: Model, options: Options | None = None) -> Engine:
     """Return the engine of a bundle's checkpoint, on the GPU if torch finds one.
 
     Raises:
