@@ -1,9 +1,15 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO on x86 processors. The only file that imports it."""
+"""OpenVINO on x86 processors. The only file that imports it.
+
+It takes as many threads as the process may use cores; `taskset` or systemd's CPUAffinity leave
+some to the cameras.
+"""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +28,24 @@ from rgbx_seg_ros.engine import (
 )
 from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE
 
+# Where this can be imported, `import openvino` tells Intel of it and writes to ~/intel.
+TELEMETRY = 'openvino_telemetry'
+telemetry = sys.modules.get(TELEMETRY)
+sys.modules[TELEMETRY] = None  # type: ignore[assignment]
 try:
     import openvino as ov
 except ImportError:
     raise BackendUnavailable('openvino is not installed; run `pip install openvino`.') from None
+finally:
+    del sys.modules[TELEMETRY]
+    if telemetry is not None:
+        sys.modules[TELEMETRY] = telemetry
 
 # OpenVINO takes bf16 by default where the processor has it; the bundle's precision decides.
 HINTS = {'fp32': 'f32', 'int8': 'f32', 'bf16': 'bf16'}
 DTYPES = {'u8': 'uint8', 'f32': 'float32'}
+DEVICE = 'CPU'
+VERSION = ov.__version__.partition('-')[0]
 
 
 class OpenVinoEngine:
@@ -40,58 +56,84 @@ class OpenVinoEngine:
         if model.precision not in HINTS:
             raise RgbxSegError(f'openvino runs no {model.precision} on a processor; expected one '
                                f'of {", ".join(HINTS)}.')
-        core = ov.Core()
+        core = _start(model.precision)
         settings = {'PERFORMANCE_HINT': 'LATENCY',
-                    'INFERENCE_PRECISION_HINT': HINTS[model.precision]}
+                    'INFERENCE_PRECISION_HINT': HINTS[model.precision],
+                    # Threads tied to cores would wait for what else runs there, such as a second
+                    # engine's, with another core idle.
+                    'ENABLE_CPU_PINNING': False}
         self._requests = {name: _compile(core, model.path(name), graph, settings)
                           for name, graph in model.graphs().items()}
         self._has_scene = model.manifest.scene is not None
-        version = ov.__version__.partition('-')[0]
-        self.info = model.info('openvino', version, 'cpu')
+        self.info = model.info('openvino', VERSION, 'cpu')
 
     def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
                  ) -> tuple[Tensor, Tensor]:
         """Run one pair of batch size 1."""
-        request = self._request(MODEL_FILE)
         inputs = {'rgb': rgb, 'aux': aux}
         if self._has_scene:
             inputs.update((scene or self.embed(rgb, aux))._asdict())
-        request.infer(inputs, share_inputs=True)
-        label, confidence = (request.get_tensor(name).data for name in OUTPUTS)
+        label, confidence = self._run(MODEL_FILE, inputs, OUTPUTS)
         return label, confidence
 
     def embed(self, rgb: Tensor, aux: Tensor) -> Scene:
         """Run the scene graph on one pair of batch size 1."""
         if not self._has_scene:
             raise no_scene_graph()
-        request = self._request(SCENE_FILE)
-        request.infer({'rgb': rgb, 'aux': aux}, share_inputs=True)
-        return Scene(*(request.get_tensor(name).data for name in EMBEDDINGS))
+        return Scene(*self._run(SCENE_FILE, {'rgb': rgb, 'aux': aux}, EMBEDDINGS))
 
     def close(self) -> None:
         """Free the compiled graphs."""
         self._requests.clear()
 
-    def _request(self, name: str) -> Any:
-        if name not in self._requests:
+    def _run(self, graph: str, inputs: Mapping[str, Any], outputs: tuple[str, ...]) -> list[Any]:
+        """Return views of the outputs, which the next run of the same graph overwrites."""
+        if graph not in self._requests:
             raise RgbxSegError('the engine is closed; open it again.')
-        return self._requests[name]
+        request = self._requests[graph]
+        try:
+            request.infer(inputs, share_inputs=True)
+        except RuntimeError as error:
+            raise RgbxSegError(f'openvino {VERSION} could not run {graph} ({_reason(error)}); '
+                               'expected images as the manifest has them, and enough memory.'
+                               ) from None
+        return [request.get_tensor(name).data for name in outputs]
 
 
-def _compile(core: Any, path: Path, graph: Graph, settings: dict[str, str]) -> Any:
+def _start(precision: str) -> Any:
+    """Return OpenVINO's entry; BackendUnavailable if this processor is not for it."""
+    core = ov.Core()
+    if DEVICE not in core.available_devices:
+        raise BackendUnavailable(f'openvino {VERSION} cannot use this processor; expected one of '
+                                 'the x86 family with SSE4.2: choose backend onnxruntime.')
+    capabilities = core.get_property(DEVICE, 'OPTIMIZATION_CAPABILITIES')
+    if precision == 'bf16' and 'BF16' not in capabilities:
+        raise BackendUnavailable('this processor does not compute in bf16 (openvino names '
+                                 f'{", ".join(capabilities)}); expected AVX512_BF16 or AMX: choose '
+                                 'precision fp32 or int8.')
+    return core
+
+
+def _compile(core: Any, path: Path, graph: Graph, settings: Mapping[str, object]) -> Any:
     """Return an inference request of a graph that has the tensors of `graph`."""
     try:
-        compiled = core.compile_model(core.read_model(str(path)), 'CPU', settings)
-    except RuntimeError as error:
-        reason = str(error).strip().split('\n')[-1]
+        compiled = core.compile_model(core.read_model(str(path)), DEVICE, settings)
+    except (RuntimeError, MemoryError) as error:
         raise BackendUnavailable(  # another library may know an operator that this one does not
-            f'{path}: openvino {ov.__version__} cannot load it ({reason}); export the bundle '
+            f'{path}: openvino {VERSION} cannot load it ({_reason(error)}); export the bundle '
             'again.') from None
     try:
         check_tensors(_tensors(compiled.inputs), _tensors(compiled.outputs), graph)
     except RgbxSegError as error:
         raise RgbxSegError(f'{path}: {error}') from None
     return compiled.create_infer_request()
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of OpenVINO's message that says what is wrong; others are its source."""
+    lines = [line.strip() for line in str(error).split('\n') if line.strip()]
+    said = [line for line in lines if not line.startswith(('Exception from', 'Check '))]
+    return (said or lines or ['out of memory'])[-1][:200].rstrip(' .:')
 
 
 def _tensors(found: list[Any]) -> Found:
