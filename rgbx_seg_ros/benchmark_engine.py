@@ -24,7 +24,7 @@ from rgbx_seg_ros import RgbxSegError, __version__
 from rgbx_seg_ros.benchmark_figures import agreement, of_row, ratio
 from rgbx_seg_ros.benchmark_inputs import from_bag, generate
 from rgbx_seg_ros.benchmark_runs import Bench, Row
-from rgbx_seg_ros.benchmark_table import render
+from rgbx_seg_ros.benchmark_table import method, render
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.engine import BACKENDS
 from rgbx_seg_ros.gpu_monitor import GpuMonitor
@@ -218,12 +218,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             result = summarize(rows, every)
             machine = describe_machine(args.threads or _cpus(), bench, rows)
     machine |= {'load_before': load_before, 'load_after': os.getloadavg()[0]}
-    return {'bundle': {'path': str(args.bundle), 'name': manifest.name, 'family': manifest.family,
+    result = {'bundle': {'path': str(args.bundle), 'name': manifest.name, 'family': manifest.family,
                        'width': manifest.width, 'height': manifest.height,
                        'graphs': 'two graphs' if every else 'one graph'},
             'input': f'{len(rgb)} pairs of {args.bag.name}' if args.bag
             else f'{len(rgb)} made-up pairs', 'pairs': len(rgb), 'machine': machine,
             'rounds': args.rounds, 'seconds': args.seconds, 'every': every, **result}
+    return {**result, 'method': method(result)}
 
 
 def _tell(sentence: str) -> None:

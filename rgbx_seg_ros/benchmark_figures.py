@@ -44,6 +44,7 @@ def of_round(one: Round, every: int) -> dict[str, Any]:
             'max': max(one['ms']), 'cost_ms': cost_ms(one, every), 'pairs_per_s': rate,
             'cpu_ms': one['cpu_s'] * 1e3 / pairs,
             'device_ms': _median(one['device_ms']), 'scene_ms': _median(one['scene_ms']),
+            'beside_ms': _median(one['beside_ms']),
             'watts': watts, 'joules_per_pair': None if watts is None else watts / rate,
             'power': one['power'], 'peak_mb': one['peak_mb'],
             'others_cpu_percent': 100 * one['others_cpu_s'] / seconds if seconds else 0.0}
@@ -55,7 +56,7 @@ def of_row(rounds: Sequence[Round], every: int) -> dict[str, Any]:
     pooled = percentiles([ms for one in rounds for ms in one['ms']])
     result = {key: _median([one[key] for one in figures if one[key] is not None])
               for key in ('p50', 'cost_ms', 'pairs_per_s', 'cpu_ms', 'device_ms', 'scene_ms',
-                          'watts', 'joules_per_pair', 'others_cpu_percent')}
+                          'beside_ms', 'watts', 'joules_per_pair', 'others_cpu_percent')}
     return {**result, 'p95': pooled['p95'], 'p99': pooled['p99'],
             'pairs': sum(one['pairs'] for one in figures),
             'peak_mb': figures[-1]['peak_mb'], 'rounds': figures}

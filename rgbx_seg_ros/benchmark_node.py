@@ -72,7 +72,7 @@ def _summary(result: dict[str, Any]) -> str:
     lines = [f'{name:>26}  ' + ' '.join(f'{value:>15}' for value in values)
              for name, *values in rows]
     lines.append('latency_ms: from the stamp of the images to the arrival of the first output at '
-                 'the listener; as\na stage: to its publication. Stamps are set as images are sent.')
+                 'the listener;\nas a stage: to its publication. Stamps are those of sending.')
     if 'cpu_ratio' in result:
         lines.append(f'the baseline takes {result["cpu_ratio"]:.2f} times the CPU per pair')
     return '\n'.join(lines)

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 WIDTH = 120
 NOTHING = '-'
 HEADING_LINES, LEFT_COLUMNS = 2, 2
+# Left out of a table that would be too wide, the first first; --json has them.
+DISPENSABLE = (('peak', 'MB'), ('pairs', '/s'), ('p95', 'ms'), ('J/', 'pair'))
 Cell = Callable[[Mapping[str, Any]], str]
 
 
@@ -25,15 +27,23 @@ def table(result: Mapping[str, Any]) -> str:
     rows = [row for row in result['rows'] if not row['reason']]
     if not rows:
         return ''
-    columns = [[*heading, *(cell(row) for row in rows)]
-               for heading, cell in _columns(result).items()]
-    columns = [column for column in columns if set(column[HEADING_LINES:]) != {NOTHING}]
+    cells = {heading: [*heading, *map(cell, rows)] for heading, cell in _columns(result).items()}
+    cells = {heading: column for heading, column in cells.items()
+             if set(column[HEADING_LINES:]) != {NOTHING}}
+    for heading in DISPENSABLE:
+        if _width(cells.values(), 1) > WIDTH:
+            cells.pop(heading, None)
+    columns = list(cells.values())
+    gap = ' ' * (2 if _width(columns, 2) <= WIDTH else 1)
     widths = [max(map(len, column)) for column in columns]
-    gap = ' ' if sum(widths) + 2 * (len(widths) - 1) > WIDTH else '  '
     return '\n'.join(gap.join(
         cell.ljust(width) if at < LEFT_COLUMNS else cell.rjust(width)
         for at, (cell, width) in enumerate(zip(cells, widths, strict=True))).rstrip()
         for cells in zip(*columns, strict=True))
+
+
+def _width(columns: Collection[Sequence[str]], gap: int) -> int:
+    return sum(max(map(len, column)) + gap for column in columns) - gap
 
 
 def _columns(result: Mapping[str, Any]) -> dict[tuple[str, str], Cell]:
@@ -49,6 +59,7 @@ def _columns(result: Mapping[str, Any]) -> dict[tuple[str, str], Cell]:
         ('open', 's'): _opening,
         ('p50', 'ms'): figure('p50'), ('p95', 'ms'): figure('p95'), ('p99', 'ms'): figure('p99'),
         ('scene', 'ms'): figure('scene_ms') if every else lambda row: NOTHING,
+        ('beside', 'ms'): figure('beside_ms') if every else lambda row: NOTHING,
         (f'at {every}', 'ms'): figure('cost_ms') if every else lambda row: NOTHING,
         ('pairs', '/s'): figure('pairs_per_s'),
         ('CPU', 'ms'): figure('cpu_ms'), ('GPU', 'ms'): figure('device_ms'),
@@ -126,7 +137,9 @@ def method(result: Mapping[str, Any]) -> str:
     rows = [row for row in result['rows'] if not row['reason']]
     if result['every']:
         text += (f'p50..p99: with a kept scene; "at {result["every"]}": with the scene graph '
-                 f'every {result["every"]} pairs, as the manifest says. ')
+                 f'every {result["every"]} pairs, as the manifest says'
+                 + ('; beside: of pairs while it runs on a stream of its own. ' if any(
+                     row['figures']['beside_ms'] is not None for row in rows) else '. '))
     if any(row['built'] is not None for row in rows):
         text += 'open: b the engine was built, c it came from the cache. '
     if any(not row['same_weights'] for row in rows):

@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import fake_gpu
 import numpy as np
 import pytest
 from bundles import manifest, write_scene_bundle, write_tiny_bundle
@@ -32,8 +33,8 @@ QUICK = ('--rounds', '2', '--seconds', '0.05', '--pairs', '3')
 
 def a_round(ms, scene_ms=(), **more):
     return {'ms': list(ms), 'wall_s': sum(ms) / 1e3 + 0.001, 'cpu_s': 2 * sum(ms) / 1e3,
-            'device_ms': [], 'scene_ms': list(scene_ms), 'peak_mb': 90.0, 'seconds': 2.0,
-            'power': {}, 'others_cpu_s': 0.5, **more}
+            'device_ms': [], 'scene_ms': list(scene_ms), 'beside_ms': [], 'peak_mb': 90.0,
+            'seconds': 2.0, 'power': {}, 'others_cpu_s': 0.5, **more}
 
 
 def rounds_of(seed, scale=1.0):
@@ -172,10 +173,10 @@ def result(tmp_path_factory):
     return json.loads(done.stdout)
 
 
-def run(bundle, *arguments):
+def run(bundle, *arguments, env=None):
     return subprocess.run(
         [sys.executable, '-m', 'rgbx_seg_ros.benchmark', 'engine', str(bundle), *QUICK,
-         *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+         *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False, env=env)
 
 
 def rows_by_name(result):
@@ -250,6 +251,11 @@ def test_the_widest_figures_fit(result):
     text = benchmark_table.table(wide)
     assert max(map(len, text.splitlines())) <= benchmark_table.WIDTH, text
     assert '99.821' in text and '1234 b' in text and '12.3 11.1-13.3' in text
+    assert 'peak' in text and 'pair' in text
+    row['figures'] |= {'scene_ms': 123.4, 'beside_ms': 123.4, 'cost_ms': 123.4}
+    text = benchmark_table.render({**wide, 'every': 100_000})
+    assert max(map(len, text.splitlines())) <= benchmark_table.WIDTH, text
+    assert 'beside' in text and 'at 100000' in text and 'peak' not in text
 
 
 @pytest.mark.parametrize(('share', 'text'), [(1.0, '100'), (0.9999999, '99.999'),
@@ -341,6 +347,21 @@ def test_engines_on_a_gpu_tell_their_time_and_whether_they_were_built(bench):
     assert [row['built'] for row in records] == [True, False, None]
     assert [row['figures']['device_ms'] for row in records] == [0.25, 0.25, None]
     assert 'new engine fp16: the engine of model.onnx is built: 9 s.' in told
+
+
+def test_a_row_on_a_gpu_builds_its_engine_once_and_times_the_scene_beside_the_pairs(tmp_path):
+    bundle = write_scene_bundle(tmp_path / 'bundle')
+    environment = {**fake_gpu.environment(tmp_path / 'gpu', '10.3'),
+                   'XDG_CACHE_HOME': str(tmp_path / 'cache')}
+    runs = [run(bundle, '--backends', 'tensorrt', '--json', env=environment) for _ in range(2)]
+    assert [done.returncode for done in runs] == [0, 0], runs[0].stderr
+    first, second = (rows_by_name(json.loads(done.stdout))['tensorrt', 'fp32'] for done in runs)
+    assert (first['built'], second['built']) == (True, False), first
+    assert first['info']['embeds_aside'] and first['labels_equal'] == 1
+    assert all(one['beside_ms'] > 0 for one in first['figures']['rounds'])
+    assert 'tensorrt fp32: the engine of scene.onnx is built' in runs[0].stderr
+    assert 'built' not in runs[1].stderr
+    assert json.loads(runs[0].stdout)['machine']['gpu'] == 'Fake RTX A2000'
 
 
 def children_of(pid):
