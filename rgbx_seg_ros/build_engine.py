@@ -38,12 +38,15 @@ BACKENDS = ('tensorrt', 'tensorrt_rtx')
 def main() -> int:
     """Entry point of `rgbx_build_engine`."""
     # A library that builds does not look at Python's signals; the cache endures any end.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return run_command(lambda: _main(_parse()))
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return run_command(lambda: _main(_parse()))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _parse() -> Namespace:
-    parser = Arguments('rgbx_build_engine', description=__doc__.split('\n\n')[1])
+    parser = Arguments('rgbx_build_engine', description=__doc__.partition(': ')[2])
     parser.add_argument('bundle', type=Path, nargs='?', help='folder that rgbx_export wrote')
     parser.add_argument('--backend', choices=('auto', *BACKENDS), default='auto',
                         help='auto: what the node would take here, tensorrt_rtx without a GPU')

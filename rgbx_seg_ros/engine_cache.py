@@ -147,7 +147,7 @@ def read_sidecar(path: Path) -> Entry:
 
 def differ(found: Parts, expected: Parts) -> str:
     """Return in words in what an engine differs from what is expected; '' if in nothing."""
-    return ', '.join(f'{name} is {short(found.get(name, "not told"))}, expected '
+    return '; '.join(f'{name} {short(found.get(name, "not told"))}, expected '
                      f'{short(expected.get(name, "none"))}'
                      for name in {**expected, **found} if found.get(name) != expected.get(name))
 

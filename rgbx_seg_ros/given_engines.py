@@ -72,11 +72,11 @@ def _check_gpu(path: Path, found: Mapping[str, str], gpu: Gpu) -> None:
     """Raise if an engine was built for other compute capabilities or a newer driver."""
     capabilities = found.get('compute capabilities')
     if capabilities and dotted(gpu.capability) not in capabilities.split(', '):
-        _refuse(path, f'compute capabilities are {capabilities}, expected '
+        _refuse(path, f'compute capabilities {capabilities}, expected '
                       f'{dotted(gpu.capability)} of {gpu.name} among them')
     driver = found.get('CUDA driver')
     if driver and tuple(map(int, driver.split('.'))) > divmod(gpu.driver // 10, 100):
-        _refuse(path, f'it was built with CUDA driver {driver}, expected at most '
+        _refuse(path, f'CUDA driver {driver}, expected at most '
                       f'{driver_text(gpu.driver)}, which is here')
 
 

@@ -105,7 +105,7 @@ def test_each_part_makes_another_engine_and_its_change_is_told(name):
     entry, is_new = builder.obtain(changed)
     assert is_new and builder.calls == 2 and engine_cache.key_of(changed) in str(entry.path)
     if name != 'library':  # an engine of another library is no reason to expect one of this
-        expected = f'{name} is {engine_cache.short(PARTS[name])}, expected other'
+        expected = f'{name} {engine_cache.short(PARTS[name])}, expected other'
         assert expected in builder.told[-1]
     assert not builder.obtain()[1]
 
@@ -144,7 +144,7 @@ def test_a_foreign_engine_under_the_right_name_is_built_again():
         os.replace(f'{foreign.path}{suffix}', f'{entry.path}{suffix}')
     again, is_new = builder.obtain()
     assert is_new and again.path.read_bytes() == PLAN
-    assert 'a foreign one (GPU is Xavier, expected Orin)' in builder.text
+    assert 'a foreign one (GPU Xavier, expected Orin)' in builder.text
 
 
 def test_force_builds_what_is_there():
