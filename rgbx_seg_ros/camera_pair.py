@@ -271,7 +271,9 @@ class CameraPair:
             if self._node.context.ok():  # after SIGINT there is nobody to publish to
                 kind = '' if isinstance(error, RgbxSegError) else f'{type(error).__name__}: '
                 self._failure = ' '.join(f'{kind}{error}'.split())[:MAX_REASON]
-                self._broken = self._broken or bool(getattr(error, 'sticky', False))
+                # What is wrong with a lost CUDA context stays wrong until the process ends.
+                is_lost = getattr(self._pipeline.segmenter.engine, 'is_lost', bool)
+                self._broken = self._broken or is_lost()
                 self._skip('engine', '', f'a pair failed: {self._failure}')
 
     def _segment(self, pair: Pair) -> None:

@@ -61,7 +61,8 @@ PARAMETERS = (
               choices=('auto', *BACKENDS)),
     Parameter('precision', 'auto', 'Number format of the engine; auto takes the fastest one that '
               'agrees with fp32.', choices=('auto', *PRECISIONS)),
-    Parameter('engine.file', '', 'TensorRT engine to run as it is; empty: one of its cache.'),
+    Parameter('engine.file', '', 'TensorRT engine, or folder of engines, to run as it is; empty: '
+              'one of its cache, or built.'),
     Parameter('engine.rgb_size', '', 'WIDTHxHEIGHT of the RGB camera, for a bundle with a form of '
               'the model for it.',
               pattern=(f'|{SIZE}', f'WIDTHxHEIGHT, such as 640x480, up to {MAX_SIDE} each, or an '

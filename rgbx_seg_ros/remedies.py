@@ -49,8 +49,7 @@ STATES = {
 FROZEN = ('the aux image does not change: the shutter (FFC) hangs, or the driver repeats a frame; '
           'restart the camera')
 FROZEN_RGB = 'the RGB image does not change: its driver repeats a frame; restart the camera'
-BROKEN = ('the engine cannot go on: deactivate, clean up, configure and activate the node, or '
-          'restart it')
+BROKEN = 'the engine cannot go on, nor can another one in this process: restart the node'
 UNPAIRED = ('both cameras deliver, but no frames pair; compare their stamps, sync.max_skew and '
             'sync.aux_offset')
 

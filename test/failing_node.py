@@ -3,9 +3,9 @@
 """The node as it is, but for an engine that fails as a file says: run as a program by the tests.
 
 The file `fault` in the bundle holds a moment (open, call or close) and what happens then: raise,
-raise_on_white (only for an RGB image that begins with a white pixel), sticky (an error from which
-the engine will not recover), or that it does not come back for a minute: sleep, busy (in Python) or
-hold (with the GIL held). The file `stuck` appears when that begins.
+raise_on_white (only for an RGB image that begins with a white pixel), lose (what it runs on,
+for good), or that it does not come back for a minute: sleep, busy (in Python) or hold (with the GIL
+held). The file `stuck` appears when that begins.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ class FailingEngine:
 
     def __init__(self, model: engine.Model, options: object) -> None:
         """Open the real one."""
-        self._bundle = model.bundle
+        self._bundle, self._lost = model.bundle, False
         self._fail('open')
         self._engine = SOUND(model, options)
         self.info = self._engine.info
@@ -39,6 +39,10 @@ class FailingEngine:
         self._fail('close')
         self._engine.close()
 
+    def is_lost(self) -> bool:
+        """Return whether it lost what it runs on."""
+        return self._lost
+
     def _fail(self, moment: str, white: bool = False) -> None:
         path = self._bundle / 'fault'
         when, _, fault = path.read_text().partition(' ') if path.exists() else ('', '', '')
@@ -46,10 +50,9 @@ class FailingEngine:
             return
         if fault == 'raise' or (fault == 'raise_on_white' and white):
             raise MemoryError('the accelerator\nis out of memory')
-        if fault == 'sticky':
-            error = RgbxSegError('the GPU is lost.')
-            error.sticky = True
-            raise error
+        if fault == 'lose':
+            self._lost = True
+            raise RgbxSegError('the GPU has fallen off the bus.')
         if fault in ('sleep', 'busy', 'hold'):
             (self._bundle / 'stuck').touch()
             end = time.monotonic() + LONG_S

@@ -154,7 +154,7 @@ def test_a_gpu_that_is_not_used_is_a_warning(tmp_path, domain, bundle, monkeypat
 
 
 def test_an_engine_that_will_not_recover_says_what_to_do_and_says_it_once(tmp_path, domain, bundle):
-    (bundle / 'fault').write_text('call sticky')
+    (bundle / 'fault').write_text('call lose')
     with (FailingNodeProcess(tmp_path / 'log', domain, bundle=bundle, warmup=0) as node,
           robot(domain) as peer):
         peer.listen(Image, '/segment/mask')
@@ -165,8 +165,11 @@ def test_an_engine_that_will_not_recover_says_what_to_do_and_says_it_once(tmp_pa
             peer.publish('/rgb/image_raw', image(rgb, 'rgb8', stamp_ns))
             peer.publish('/thermal/image_raw', image(thermal, 'mono16', stamp_ns))
             peer.spin(0.2)
-        assert peer.until(lambda: 'the GPU is lost' in node.log)
+        assert peer.until(lambda: 'fallen off the bus' in node.log)
         level, message, _ = status(peer, heard, 'inference')
-        assert level == ERROR
-        assert 'clean up, configure and activate the node, or restart it' in message
-        assert 'the GPU is lost.' in message and node.log.count('the GPU is lost.') == 1
+        assert level == ERROR and 'restart the node: the GPU has fallen off the bus.' in message
+        (bundle / 'fault').unlink()  # seconds later it is still an error, whatever comes
+        peer.spin(6.0)
+        level, message, _ = status(peer, heard, 'inference')
+        assert level == ERROR and 'restart the node' in message
+        assert node.log.count('fallen off the bus') == 1
