@@ -63,6 +63,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     'cuEventRecord': (_HANDLE, _HANDLE),
     'cuEventQuery': (_HANDLE,),
     'cuEventSynchronize': (_HANDLE,),
+    'cuEventElapsedTime': (ctypes.POINTER(ctypes.c_float), _HANDLE, _HANDLE),
     'cuEventDestroy_v2': (_HANDLE,),
     'cuStreamBeginCapture_v2': (_HANDLE, _INT),
     'cuStreamEndCapture': (_HANDLE, _NEW_HANDLE),

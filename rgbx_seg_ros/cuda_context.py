@@ -84,9 +84,9 @@ class Context:
         return self._make('cuStreamCreateWithPriority', NON_BLOCKING, priority,
                           free='cuStreamDestroy_v2')
 
-    def event(self) -> int:
-        """Return a new event, to be recorded on a stream and asked for."""
-        return self._make('cuEventCreate', NO_TIMING, free='cuEventDestroy_v2')
+    def event(self, timed: bool = False) -> int:
+        """Return a new event, to be recorded on a stream and asked for, or for its time."""
+        return self._make('cuEventCreate', 0 if timed else NO_TIMING, free='cuEventDestroy_v2')
 
     def buffer(self, shape: tuple[int, ...], dtype: Any) -> Buffer:
         """Return a new buffer of zeros."""
@@ -136,6 +136,12 @@ class Context:
                 return False
             raise
         return True
+
+    def milliseconds(self, first: int, last: int) -> float:
+        """Return the time between two timed events that have happened."""
+        ms = ctypes.c_float()
+        self.call('cuEventElapsedTime', ctypes.byref(ms), first, last)
+        return ms.value
 
     def wait_for(self, event: int) -> None:
         """Return when an event has happened."""

@@ -83,6 +83,8 @@ class Session:
         self._context: Any = None
         self._kernels: Any = None
         self._graph: int | None = None
+        self._clock: tuple[int, int] | None = None  # events around a run, once its time is asked
+        self._is_timed = False
         self._inputs: dict[str, Buffer] = {}
         self._outputs: dict[str, Buffer] = {}
 
@@ -151,14 +153,25 @@ class Session:
 
     def begin(self) -> None:
         """Put a run on the stream: copies in, the network, copies out."""
+        if self._clock is not None:
+            self._cuda.record(self._clock[0], self._stream)
         if self._graph is not None:
             self._cuda.launch(self._graph, self._stream)
         else:
             self._enqueue()
+        if self._clock is not None:
+            self._cuda.record(self._clock[1], self._stream)
+            self._is_timed = True
 
     def wait(self) -> None:
         """Return when the runs that were begun are done and the outputs are there."""
         self._cuda.wait(self._stream)
+
+    def device_ms(self) -> float | None:
+        """Return what the last run took on the GPU, waited for; None before it is first asked."""
+        if self._clock is None:
+            self._clock = self._cuda.event(timed=True), self._cuda.event(timed=True)
+        return self._cuda.milliseconds(*self._clock) if self._is_timed else None
 
     def begin_aside(self) -> None:
         """Put a run on the stream of which `is_done` tells."""
