@@ -225,6 +225,11 @@ class TensorRtEngine:
         late, self._late = self._late, None
         return late
 
+    @property
+    def device_ms(self) -> float | None:
+        """Return what the last pair took on the GPU, copies included; None at the first look."""
+        return self._session(MODEL_FILE).device_ms()
+
     def is_lost(self) -> bool:
         """Return whether an error left the CUDA context unusable."""
         return self._cuda is not None and self._cuda.is_lost()
