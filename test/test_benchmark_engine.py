@@ -359,6 +359,7 @@ def test_a_row_on_a_gpu_builds_its_engine_once_and_times_the_scene_beside_the_pa
     assert (first['built'], second['built']) == (True, False), first
     assert first['info']['embeds_aside'] and first['labels_equal'] == 1
     assert all(one['beside_ms'] > 0 for one in first['figures']['rounds'])
+    assert first['figures']['device_ms'] == 1.0  # the fake driver's events are a millisecond apart
     assert 'tensorrt fp32: the engine of scene.onnx is built' in runs[0].stderr
     assert 'built' not in runs[1].stderr
     assert json.loads(runs[0].stdout)['machine']['gpu'] == 'Fake RTX A2000'
