@@ -119,12 +119,13 @@ class Driver:
             function.argtypes, function.restype = types, _INT
             self._functions[name] = function
 
-    def __call__(self, function: str, *arguments: Any) -> None:
-        """Call a function of the driver; raises CudaError."""
+    def __call__(self, function: str, *arguments: Any, but: int = 0) -> bool:
+        """Call a function of the driver; return False if its code is `but`; raises CudaError."""
         code = self._functions[function](*arguments)
-        if code:
+        if code and code != but:
             raise CudaError(function, code, self._say('cuGetErrorName', code) or f'CUresult {code}',
                             self._say('cuGetErrorString', code) or 'no text')
+        return not code
 
     def _say(self, function: str, code: int) -> str:
         text = _TEXT()

@@ -55,20 +55,24 @@ class Context:
             with suppress(CudaError):
                 self.close()
             raise
+        self._made.append(('cuCtxSetCurrent', 0))  # others must not meet a stale one
 
     def bind(self) -> None:
         """Make it the context of this thread: other libraries may have set their own."""
         self.call('cuCtxSetCurrent', self._handle)
 
-    def call(self, function: str, *arguments: Any) -> None:
-        """Call a function of the driver; RgbxSegError on a foreign thread or after `close`."""
+    def call(self, function: str, *arguments: Any, but: int = 0) -> bool:
+        """Call a function of the driver; return False if its code is `but`.
+
+        Raises CudaError, and RgbxSegError on a foreign thread or after `close`.
+        """
         if threading.get_ident() != self._thread:
             raise RgbxSegError(f'thread {threading.current_thread().name} uses a CUDA context that '
                                'another thread opened; expected that one; open, call and close an '
                                'engine on one thread.')
         if not self._made:
             raise RgbxSegError('the CUDA context is closed; open it again.')
-        self._driver(function, *arguments)
+        return self._driver(function, *arguments, but=but)
 
     def free_and_total_bytes(self) -> tuple[int, int]:
         """Return how much memory of the GPU is free, and how much it has."""
@@ -129,13 +133,7 @@ class Context:
 
     def happened(self, event: int) -> bool:
         """Return whether what the event was recorded after is done."""
-        try:
-            self.call('cuEventQuery', event)
-        except CudaError as error:
-            if error.code == NOT_READY:
-                return False
-            raise
-        return True
+        return self.call('cuEventQuery', event, but=NOT_READY)
 
     def milliseconds(self, first: int, last: int) -> float:
         """Return the time between two timed events that have happened."""

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.cuda import LIBRARY, CudaError, Gpu, find_gpu
+from rgbx_seg_ros.cuda import LIBRARY, STICKY, CudaError, Gpu, find_gpu
 from rgbx_seg_ros.cuda_context import Context
 from rgbx_seg_ros.engine import (
     EMBEDDINGS,
@@ -115,7 +115,7 @@ def open_tensorrt(model: Model, options: Options, flavor: str) -> TensorRtEngine
 
 def _explain(failure: Exception, lost: bool, where: str) -> Exception:
     """Return what to raise for a failed opening: is it the machine's fault, and may one go on?"""
-    if lost:
+    if lost or (isinstance(failure, CudaError) and failure.code in STICKY):
         return RgbxSegError(f'{where} failed and left the GPU in a state that nothing in this '
                             f'process can go on from ({failure}); start the program again.')
     if isinstance(failure, CudaError):
@@ -175,7 +175,7 @@ class TensorRtEngine:
         try:
             self._load(options, free)
         except EngineRefused as error:
-            if options.engine_file is not None:
+            if options.engine_file is not None or self._cuda.is_lost():
                 raise
             options.tell(f'{error} It is built again.')
             self._drop()
@@ -278,8 +278,7 @@ class TensorRtEngine:
         try:
             self._runtime = self._library.trt.Runtime(self._log.logger)
         except TypeError:  # what pybind11 makes of nothing
-            raise BackendUnavailable(str(self._log.error(
-                self._library.traits.name, 'start', 'check `nvidia-smi`'))) from None
+            raise self._log.error(self._library.flavor, 'start', 'check `nvidia-smi`') from None
         for name, graph in self._model.graphs().items():
             session = Session(self._library, self._cuda, self._log, urgent=name == MODEL_FILE)
             self._sessions[name] = session

@@ -26,8 +26,10 @@ DTYPES = {'UINT8': 'uint8', 'FLOAT': 'float32', 'HALF': 'float16', 'INT8': 'int8
           'INT32': 'int32', 'INT64': 'int64', 'BOOL': 'bool'}
 MAX_ERRORS = 4  # of the newest that the library logged
 MAX_KERNELS_BYTES = 1 << 30  # of a runtime cache; ours are of some MB
-TOO_OLD = ('cudaError 35', 'driver version is insufficient')  # in what the library logs
-NO_MEMORY = ('outofmemory', 'out of memory', 'cudaError 2)')
+# What the library logs, in lower case, of a driver, of memory, and of the machine in general.
+TOO_OLD = ('cudaerror 35', 'failure with error: 35', 'driver version is insufficient')
+NO_MEMORY = ('outofmemory', 'out of memory', 'cudaerror 2)')
+OF_MACHINE = ('cudaerror', 'cuda runtime', 'cuda initialization', *TOO_OLD, *NO_MEMORY)
 # EngineInvalidityDiagnostics, as far as another engine would not help.
 BAD_CAPABILITY, OLD_DRIVER, LITTLE_MEMORY, CUDA_FAILED = 2, 4 | 8, 16, 64
 
@@ -54,19 +56,22 @@ class Log:
 
         self.errors, self.logger = errors, Logger()
 
-    def error(self, label: str, what: str, remedy: str) -> RgbxSegError:
+    def error(self, label: str, what: str, remedy: str) -> BackendUnavailable:
         """Return the error of a call that failed, by what was logged since the last one."""
         reason = self.errors[-1][:240] if self.errors else 'it logged no reason'
-        said = ' '.join(self.errors)
+        if self.tells_of(TOO_OLD):
+            remedy = ('expected an NVIDIA driver as new as the library; update the driver, or '
+                      'install an older library')
+        elif self.tells_of(NO_MEMORY):
+            remedy = ('expected more free memory of the GPU; close what else uses it, or take a '
+                      'smaller network or precision')
         self.errors.clear()
-        text = f'{label} cannot {what} ({reason}); '
-        if any(mark in said for mark in TOO_OLD):
-            return BackendUnavailable(f'{text}expected an NVIDIA driver as new as the library; '
-                                      'update the driver, or install an older library.')
-        if any(mark in said or mark in said.lower() for mark in NO_MEMORY):
-            return BackendUnavailable(f'{text}expected more free memory of the GPU; close what '
-                                      'else uses it, or take a smaller network or precision.')
-        return RgbxSegError(f'{text}{remedy}.')
+        return BackendUnavailable(f'{label} cannot {what} ({reason}); {remedy}.')
+
+    def tells_of(self, marks: tuple[str, ...]) -> bool:
+        """Return whether one of the marks is in what was logged since the last error."""
+        said = ' '.join(self.errors).lower()
+        return any(mark in said for mark in marks)
 
 
 class Session:
@@ -104,20 +109,19 @@ class Session:
                 if self._library.traits.tells_validity:
                     self._check(runtime, raw, plan)
                 self._engine = runtime.deserialize_cuda_engine(raw)
-        except (OSError, ValueError) as error:  # ValueError: it is empty
-            raise EngineRefused(f'the engine {plan} cannot be read ({error}); expected a file that '
-                                '`rgbx_build_engine` has built; build it again.') from None
+        except (OSError, ValueError) as reason:  # ValueError: it is empty
+            raise EngineRefused(f'the engine {plan} cannot be read ({reason}); expected a file of '
+                                '`rgbx_build_engine`; build it again.') from None
         if self._engine is None:
-            refused = self._log.error(self._label, f'load the engine {plan}', 'it is damaged or of '
-                                      'another version: build it again with `rgbx_build_engine`')
-            if isinstance(refused, BackendUnavailable):
-                raise refused
-            raise EngineRefused(str(refused))
+            is_refused = not self._log.tells_of(OF_MACHINE)
+            error = self._log.error(self._label, f'load the engine {plan}', 'it is damaged or of '
+                                    'another version: build it again with `rgbx_build_engine`')
+            raise EngineRefused(str(error)) if is_refused else error
         try:
             found = {kind: self._tensors(kind) for kind in ('INPUT', 'OUTPUT')}
             check_tensors(found['INPUT'], found['OUTPUT'], graph)
-        except RgbxSegError as error:
-            raise RgbxSegError(f'{plan}: {error}') from None
+        except RgbxSegError as wrong:
+            raise RgbxSegError(f'{plan}: {wrong}') from None
 
     def start(self, kernels: Path | None) -> str:
         """Make it ready to run and run it once; return what its owner should know, or nothing.
@@ -261,9 +265,10 @@ class Session:
 
     def _keep_kernels(self, path: Path | None) -> str:
         """Write the kernels that were compiled; return why that failed: they are made again."""
-        if path is None or self._kernels is None:
+        kernels = None if path is None or self._kernels is None else self._kernels.serialize()
+        if path is None or kernels is None:
             return ''
-        content = bytes(self._kernels.serialize())
+        content = bytes(kernels)
         try:
             if not path.is_file() or path.read_bytes() != content:
                 write_atomically(path, content)

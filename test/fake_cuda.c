@@ -263,7 +263,8 @@ static void destroy(void *object) {
     *(header->kind == DEVICE ? &count.device_bytes : &count.pinned_bytes) -= block->bytes;
     free(block->host);
   } else if (header->kind == STREAM) {
-    count.abandoned += ((Stream *)object)->queue.count;
+    if (!contexts[generation % 2].sticky) /* else nothing could be waited for */
+      count.abandoned += ((Stream *)object)->queue.count;
     free(((Stream *)object)->queue.items);
     free(((Stream *)object)->captured.items);
   } else if (header->kind != EVENT) {

@@ -116,16 +116,16 @@ class World:
 
     def gpu(self):
         """Return name, capability and driver of the GPU, or None; as TensorRT it asks itself."""
-        value, name = ctypes.c_int(), ctypes.create_string_buffer(128)
+        value, name, numbers = ctypes.c_int(), ctypes.create_string_buffer(128), []
         if self.driver.cuInit(0):
             return None
-        numbers = []
-        for call, argument in ((self.driver.cuDeviceGetAttribute, 75),
-                               (self.driver.cuDeviceGetAttribute, 76)):
-            call(ctypes.byref(value), argument, 0)
+        for attribute in (75, 76):
+            if self.driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, 0):
+                return None
             numbers.append(value.value)
-        self.driver.cuDeviceGetName(name, 128, 0)
-        self.driver.cuDriverGetVersion(ctypes.byref(value))
+        if self.driver.cuDeviceGetName(name, 128, 0) or self.driver.cuDriverGetVersion(
+                ctypes.byref(value)):
+            return None
         return name.value.decode(), numbers, value.value
 
     def too_old(self, logger):
@@ -424,9 +424,11 @@ class Runtime:
         if header[:len(MAGIC)] != MAGIC:
             return flag['MALFORMED_ENGINE'], {}
         target = json.loads(header[len(MAGIC):HEADER_BYTES].rstrip(b'\0'))
-        gpu = world.gpu()
         if target['version'] != world.version:
             return flag['VERSION_MISMATCH'], target
+        gpu = world.gpu()
+        if gpu is None:
+            return flag['CUDA_ERROR'], target
         if gpu[2] < OLDEST_DRIVER[world.generation]:
             return flag['OLD_CUDA_DRIVER'], target
         known = 10 * gpu[1][0] + gpu[1][1] in target['capabilities']
@@ -449,7 +451,7 @@ class Runtime:
         model = plan[HEADER_BYTES:]
         if found or hashlib.sha256(model).hexdigest() != target['sha256']:
             reasons = {1: 'version tag does not match', 2: 'compute capability does not match',
-                       4: 'cudaError 35', 32: 'header.magicTag is wrong'}
+                       4: 'cudaError 35', 32: 'header.magicTag is wrong', 64: 'cudaError 999'}
             world.error(self._logger, 'IRuntime::deserializeCudaEngine: Error Code 1: Serialization'
                         f' ({reasons.get(found, "the checksum is wrong")})')
             return None

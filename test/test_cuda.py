@@ -311,6 +311,14 @@ def test_whatever_call_fails_nothing_is_left_after_close(gpu, plus_one, code):
     assert len(struck) > 25 and 'cuDevicePrimaryCtxRelease_v2' in struck
 
 
+def test_after_close_the_thread_has_no_context_that_is_gone(gpu, plus_one):
+    context = Context()
+    use(context, plus_one)
+    context.close()
+    current = ctypes.c_void_p()
+    assert gpu.library.cuCtxGetCurrent(ctypes.byref(current)) == 0 and not current.value
+
+
 def test_two_contexts_share_the_primary_one_and_the_last_frees_it(gpu, plus_one):
     first, second = Context(), Context()
     assert gpu.count('contexts') == 2
