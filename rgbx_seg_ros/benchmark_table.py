@@ -10,6 +10,7 @@ from typing import Any
 
 WIDTH = 120
 NOTHING = '-'
+BUSY_PERCENT = 20  # of one CPU, from which on other work is more than the system's own
 HEADING_LINES, LEFT_COLUMNS = 2, 2
 # Left out of a table that would be too wide, the first first; --json has them.
 DISPENSABLE = (('peak', 'MB'), ('pairs', '/s'), ('p95', 'ms'), ('J/', 'pair'))
@@ -18,7 +19,7 @@ Cell = Callable[[Mapping[str, Any]], str]
 
 def render(result: Mapping[str, Any]) -> str:
     """Return machine, table, what could not be measured and the method, as text."""
-    parts = [_heading(result), table(result), *_reasons(result), method(result)]
+    parts = [_heading(result), table(result), _doubt(result), *_reasons(result), method(result)]
     return '\n\n'.join(part for part in parts if part)
 
 
@@ -149,9 +150,23 @@ def method(result: Mapping[str, Any]) -> str:
         idle = result['machine']['idle_w']
         text += (f'W: mean of {" + ".join(machine_power)}, all that runs included'
                  + (f' (idle {idle:.1f} W). ' if idle is not None else '. '))
-    busiest = max((row['figures']['others_cpu_percent'] or 0 for row in rows), default=0)
-    text += f'Other processes took up to {busiest:.0f} % of one CPU meanwhile.'
-    return _wrap(text, '  ')
+    return _wrap(f'{text}Other processes took up to {busiest(result):.0f} % of one CPU meanwhile.',
+                 '  ')
+
+
+def busiest(result: Mapping[str, Any]) -> float:
+    """Return how much of one CPU other processes took in the worst row, in per cent."""
+    return max((row['figures']['others_cpu_percent'] for row in result['rows']
+                if not row['reason']), default=0.0)
+
+
+def _doubt(result: Mapping[str, Any]) -> str:
+    """Return why the figures are not to be relied on, or an empty text."""
+    if busiest(result) < BUSY_PERCENT:
+        return ''
+    return _wrap(f'NOT QUIET: other processes took up to {busiest(result):.0f} % of one CPU. '
+                 'Libraries whose threads wait for each other, torch first, suffer most from that: '
+                 'these ratios are not those of a quiet machine.', '  ')
 
 
 def _wrap(text: str, indent: str) -> str:

@@ -258,6 +258,15 @@ def test_the_widest_figures_fit(result):
     assert 'beside' in text and 'at 100000' in text and 'peak' not in text
 
 
+@pytest.mark.parametrize('percent', [5.0, 120.0])
+def test_a_busy_machine_is_told_above_the_method(result, percent):
+    busy = json.loads(json.dumps(result))
+    for row in busy['rows']:
+        if not row['reason']:
+            row['figures']['others_cpu_percent'] = percent
+    assert ('NOT QUIET' in benchmark_table.render(busy)) == (percent == 120)
+
+
 @pytest.mark.parametrize(('share', 'text'), [(1.0, '100'), (0.9999999, '99.999'),
                                              (0.99821, '99.821'), (None, '-')])
 def test_labels_that_differ_anywhere_are_not_called_equal(share, text):
