@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from rgbx_seg_train.onnx_graph import strip
+from rgbx_seg_train.onnx_passes import LOGITS
+from rgbx_seg_train.onnx_passes import LOGITS
 from rgbx_seg_train.typed_graph import FLOAT, TypedGraph, drop_unused_weights, prepare
 
 OPSETS = {'fp16': 18, 'bf16': 22}  # at least; ONNX knows no bf16 Conv before 22
@@ -31,10 +33,13 @@ NORMS = ('ReduceL1', 'ReduceL2', 'ReduceSumSquare', 'ReduceLogSumExp', 'ReduceLo
 MOVES = ('Reshape', 'Transpose', 'Squeeze', 'Unsqueeze', 'Expand', 'Identity', 'Flatten', 'Slice',
          'Split', 'Gather', 'Concat')  # values pass through them unchanged
 FIRST = (*MOVES, 'Cast', 'Sub', 'Div', 'Mul', 'Add', 'Resize', 'Pad')  # what prepares images
-# What is left in fp32. `images`: from the inputs to the first layer; `answer`: what follows the
+# What can be left in fp32. `images`: from the inputs to the first layer; `answer`: what follows the
 # logits; `enlarging`: the Resize that makes them; `norms`: lengths of vectors, and division by
 # them; others are types of operators.
-KEPT = ('images', 'answer', 'enlarging', 'norms', 'LayerNormalization', 'Softmax')
+GROUPS = ('images', 'answer', 'enlarging', 'norms', 'LayerNormalization', 'Softmax')
+# Softmax showed no loss in any of them, and attention runs as one kernel only if it is in the type
+# of the products around it. Lengths showed none either, but squares are soon beyond 65504.
+KEPT = ('images', 'answer', 'enlarging', 'norms', 'LayerNormalization')
 
 
 class Lowered(NamedTuple):
@@ -44,7 +49,8 @@ class Lowered(NamedTuple):
     kept: dict[str, int]
 
 
-def lower(model: onnx.ModelProto, precision: str, keep: Collection[str] = KEPT) -> Lowered:
+def lower(model: onnx.ModelProto, precision: str, keep: Collection[str] = KEPT,
+          opset: int = 0) -> Lowered:
     """Return a float32 graph in 'fp16' or 'bf16', with inputs and outputs as they were.
 
     Operators whose constants the precision cannot hold (beyond 65504, or lost below its smallest
@@ -54,7 +60,7 @@ def lower(model: onnx.ModelProto, precision: str, keep: Collection[str] = KEPT) 
         RgbxSegError: the graph has operators that this pass does not know to treat.
 
     """
-    prepared = prepare(model, OPSETS[precision])
+    prepared = prepare(model, max(opset, OPSETS[precision]))
     graph = TypedGraph(prepared)
     reasons = _reasons(graph, precision, keep)
     _keep_moves_between(graph, reasons)
@@ -116,13 +122,16 @@ def _images(graph: TypedGraph) -> set[int]:
     return found
 
 
-def _logits(graph: TypedGraph) -> str:
-    return next((node.input[0] for node in graph.nodes if node.op_type == 'ArgMax'), '')
+def find_logits(model: onnx.ModelProto) -> str:
+    """Return the name of the tensor that the labels come from; '' in a graph without labels."""
+    makers = {name for node in model.graph.node for name in node.output}
+    return LOGITS if LOGITS in makers else next(
+        (node.input[0] for node in model.graph.node if node.op_type == 'ArgMax'), '')
 
 
 def _answer(graph: TypedGraph) -> set[int]:
     """Return the operators that come after the logits."""
-    after, found = {_logits(graph)}, set()
+    after, found = {find_logits(graph.model)}, set()
     for n, node in enumerate(graph.nodes):
         if after.intersection(node.input):
             found.add(n)
@@ -132,7 +141,7 @@ def _answer(graph: TypedGraph) -> set[int]:
 
 def _enlarging(graph: TypedGraph) -> set[int]:
     """Return the Resize that makes the logits, if one does."""
-    maker = graph.maker.get(_logits(graph))
+    maker = graph.maker.get(find_logits(graph.model))
     return {maker} if maker is not None and graph.nodes[maker].op_type == 'Resize' else set()
 
 

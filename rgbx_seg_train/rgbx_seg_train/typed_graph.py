@@ -79,7 +79,7 @@ class TypedGraph:
         self.model, self.nodes = model, list(model.graph.node)
         self.opset = next(own.version for own in model.opset_import if own.domain == '')
         self.weights = {tensor.name: tensor for tensor in model.graph.initializer}
-        self.types = _types(model)
+        self.types, self.shapes = _types(model)
         self.maker = {name: n for n, node in enumerate(self.nodes) for name in node.output}
         self.readers: dict[str, list[int]] = {}
         for n, node in enumerate(self.nodes):
@@ -116,8 +116,8 @@ class TypedGraph:
                     yield name, incoming, allowed.get(kind, (kind,))
 
 
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Return the element type of each value; the weights are left out of what is inferred on."""
+def _types(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, list[int]]]:
+    """Return element type and shape of each value; of the weights only the small are read."""
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     graph = model.graph
     light.graph.name = 'types'
@@ -131,14 +131,18 @@ def _types(model: onnx.ModelProto) -> dict[str, int]:
             light.graph.input.append(helper.make_tensor_value_info(
                 tensor.name, tensor.data_type, list(tensor.dims)))
     inferred = onnx.shape_inference.infer_shapes(light).graph
-    types = {info.name: info.type.tensor_type.elem_type
-             for info in (*inferred.value_info, *inferred.input, *inferred.output)}
+    known = (*inferred.value_info, *inferred.input, *inferred.output)
+    types = {info.name: info.type.tensor_type.elem_type for info in known}
+    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
+              for info in known}
     for node in graph.node:
         for name in node.output:
             if name and not types.get(name):
                 raise RgbxSegError(f'the type of {name}, made by {node.op_type}, is not known; '
                                    'expected a graph of `rgbx_export`; export the bundle again.')
-    return types | {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        types[tensor.name], shapes[tensor.name] = tensor.data_type, list(tensor.dims)
+    return types, shapes
 
 
 def drop_unused_weights(graph: onnx.GraphProto) -> None:

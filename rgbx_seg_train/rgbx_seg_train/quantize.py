@@ -1,0 +1,158 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""INT8 forms of a graph, one for each library: what suits one is slow or wrong in another.
+
+TensorRT takes signed symmetric pairs of QuantizeLinear and DequantizeLinear, with fp16 around
+them; ONNX Runtime unsigned activations with signed weights; OpenVINO its own IR, which NNCF makes.
+Ranges are those of real images. Small operators stay as they are, for they would not pay for the
+conversions before and behind them; NNCF knows that by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_static,
+)
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_train.onnx_graph import serialize, strip
+from rgbx_seg_train.precision import lower
+from rgbx_seg_train.typed_graph import TypedGraph, prepare
+
+HEAVY = 0.003  # share of all multiply-adds from which an operator is quantized
+CAMERA = 'camera_'  # begins the names of what `camera_graph` adds, which resizes exactly
+WEIGHTED = ('Conv', 'Gemm', 'MatMul')
+OPSET_16_BIT = 19  # QuantizeLinear takes 16-bit floats from here on, and TensorRT 10.3 reads 20
+Feed = Mapping[str, NDArray[Any]]
+
+TENSORRT: dict[str, Any] = {
+    'activation_type': QuantType.QInt8, 'weight_type': QuantType.QInt8,
+    'extra_options': {'ActivationSymmetric': True, 'WeightSymmetric': True, 'QuantizeBias': False,
+                      'AddQDQPairToWeight': True, 'DedicatedQDQPair': True}}
+ONNXRUNTIME: dict[str, Any] = {
+    'activation_type': QuantType.QUInt8, 'weight_type': QuantType.QInt8,
+    'extra_options': {'WeightSymmetric': True}}
+
+
+class _Reader(CalibrationDataReader):
+    """Gives the calibrator its inputs."""
+
+    def __init__(self, feeds: Sequence[Feed]) -> None:
+        self._feeds = iter(feeds)
+
+    def get_next(self) -> Feed | None:
+        return next(self._feeds, None)
+
+
+def for_tensorrt(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
+    """Return a graph for TensorRT: INT8 where it pays, fp16 around it, fp32 as `precision` has it.
+
+    `feeds` are inputs of the graph by name.
+    """
+    quantized = _quantize(model, feeds, TENSORRT)
+    _round_scales_up(quantized)
+    return lower(quantized, 'fp16', opset=OPSET_16_BIT).model
+
+
+def for_onnxruntime(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
+    """Return a graph for ONNX Runtime on processors: INT8 where it pays, fp32 around it."""
+    quantized = _quantize(model, feeds, ONNXRUNTIME)
+    strip(quantized)
+    return quantized
+
+
+def for_openvino(model: onnx.ModelProto, feeds: Sequence[Feed], folder: Path, name: str) -> None:
+    """Write `name`.xml and `name`.bin into a folder: the graph in OpenVINO's form, INT8 inside."""
+    ov, nncf = _import_nncf()
+    resizing = {node.name for node in model.graph.node if node.output[0].startswith(CAMERA)}
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / 'model.onnx'
+        path.write_bytes(serialize(model))
+        graph = ov.Core().read_model(str(path))
+        left = [op.get_friendly_name() for op in graph.get_ordered_ops()
+                if op.get_friendly_name().partition('/')[0] in resizing]
+        quantized = nncf.quantize(
+            graph, nncf.Dataset([dict(feed) for feed in feeds]), subset_size=len(feeds),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(names=left, validate=False))
+        quantized.get_rt_info().clear()
+        ov.save_model(quantized, str(folder / f'{name}.xml'), compress_to_fp16=False)
+
+
+def _import_nncf() -> tuple[Any, Any]:
+    """Return OpenVINO and NNCF; without the module that would send statistics of their use."""
+    sys.modules.setdefault('openvino_telemetry', None)  # type: ignore[arg-type]
+    try:
+        import nncf
+        import openvino
+    except ImportError as error:
+        raise RgbxSegError(f'int8_openvino: {error.name} is not installed; run `pip install '
+                           'openvino nncf`.') from None
+    nncf.set_log_level(logging.ERROR)
+    return openvino, nncf
+
+
+def heavy_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Return the convolutions and products with weights that do most of the work."""
+    graph = TypedGraph(model)
+    costs = {n: _cost(graph, node) for n, node in enumerate(graph.nodes)
+             if not node.output[0].startswith(CAMERA)}
+    least = HEAVY * sum(costs.values())
+    return [graph.nodes[n] for n, cost in costs.items() if cost and cost >= least]
+
+
+def _cost(graph: TypedGraph, node: onnx.NodeProto) -> int:
+    """Return the multiply-adds of an operator with weights, 0 for others."""
+    if node.op_type not in WEIGHTED or not set(node.input[:2]) & graph.weights.keys():
+        return 0
+    out = int(np.prod(graph.shapes[node.output[0]]))
+    if node.op_type == 'Conv':
+        return out * int(np.prod(graph.shapes[node.input[1]][1:]))
+    shape = graph.shapes[node.input[0]]
+    turned = any(a.name == 'transA' and a.i for a in node.attribute)
+    return out * shape[-2 if turned else -1]
+
+
+def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed],
+              settings: Mapping[str, Any]) -> onnx.ModelProto:
+    prepared = prepare(model, 0)
+    strip(prepared)  # unique names, by which the quantizer knows the nodes
+    names = [node.name for node in heavy_nodes(prepared)]
+    # The root logger is the quantizer's; it advises a preparation that an exported graph has had.
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            path = Path(work) / 'model.onnx'
+            quantize_static(prepared, path, _Reader(feeds), quant_format=QuantFormat.QDQ,
+                            per_channel=True, op_types_to_quantize=list(WEIGHTED),
+                            nodes_to_quantize=names, **settings)
+            return onnx.load(str(path))
+    finally:
+        logging.root.setLevel(level)
+
+
+def _round_scales_up(model: onnx.ModelProto) -> None:
+    """Make the steps of quantization numbers of float16, none below its smallest normal one."""
+    scales = {node.input[1] for node in model.graph.node
+              if node.op_type in ('QuantizeLinear', 'DequantizeLinear')}
+    for tensor in model.graph.initializer:
+        if tensor.name in scales:
+            values = np.maximum(numpy_helper.to_array(tensor), np.finfo(np.float16).tiny)
+            halved = values.astype(np.float16)
+            up = np.where(halved < values, np.nextafter(halved, np.float16(np.inf)), halved)
+            tensor.CopyFrom(numpy_helper.from_array(up.astype(np.float32), tensor.name))
