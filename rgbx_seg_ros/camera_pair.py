@@ -223,9 +223,9 @@ class CameraPair:
         self._topics[name] = self._inputs[name].topic_name
 
     def _on_mismatch(self, name: str, publishing: bool, event: Any) -> None:
-        ends = self._publishers if publishing else self._inputs
-        if name in ends:
-            self._on_incompatible_qos(ends[name].topic_name, publishing, event)
+        end = (self._publishers if publishing else self._inputs).get(name)
+        if end is not None:  # else it has been withdrawn meanwhile
+            self._on_incompatible_qos(end.topic_name, publishing, event)
 
     # Images, on the intake's thread
 

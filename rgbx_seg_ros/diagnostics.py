@@ -79,10 +79,10 @@ class Reporter:
         self._seconds += 1
         statuses = [status for report in reports for status in self._of(report, now.nanoseconds)]
         statuses += self._of_process([report for report in reports if report.inputs])
-        for topic, publishing, policy in self._refused:  # what the graph did not tell just now
+        refused, self._refused = self._refused, []  # other threads add to it
+        for topic, publishing, policy in refused:  # what the graph did not tell just now
             sentence = remedies.incompatible_qos(topic, policy, publishing)
             self._tell(topic, [Trouble(policy, sentence)])
-        self._refused.clear()
         name = self._node.get_fully_qualified_name().lstrip('/')
         engine = next((report.engine for report in reports if report.engine), None)
         self._publisher.publish(to_diagnostics(name, engine, now.to_msg(), statuses))

@@ -339,11 +339,11 @@ def _spin(args: list[str] | None) -> None:
 def _spin_on(executor: MultiThreadedExecutor, node: SegmentNode) -> None:
     try:
         executor.spin_once()
-    except (rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError) as error:
-        # A topic was withdrawn while an event of its came in; on Humble, also a transition that
-        # the state machine refuses.
+    except rclpy_implementation.InvalidHandle:  # an event of a topic that was withdrawn meanwhile
+        pass
+    except rclpy_implementation.RCLError as error:  # Humble: a transition that is not possible now
         if rclpy.ok():
-            node.get_logger().warning(f'a callback failed ({type(error).__name__}: {error}).')
+            node.get_logger().warning(f'a service failed: {error}.')
 
 
 if __name__ == '__main__':

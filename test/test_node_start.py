@@ -160,7 +160,7 @@ def test_simulated_time_rules_waits_and_latencies(tmp_path, domain):
 def test_a_middleware_that_counts_no_losses_is_subscribed_to_all_the_same(tmp_path):
     made = {}
 
-    def create(kind, topic, *_, event_callbacks=None):
+    def create(kind, topic, *_, event_callbacks=None, callback_group=None):
         if event_callbacks is not None:
             raise endpoints.UnsupportedEventTypeError('no such event')
         made[topic] = kind
