@@ -4,16 +4,14 @@
 
 Files in the bundle say how. `opening`: while it is there, the engine is being opened, and tells its
 text each time that it is another one. `refusal`: then it cannot be opened, for the reason in it.
-`delay`: seconds that a call sleeps. The environment variable GPU_PROBLEM is what the machine has to
-say about its GPU.
+`delay`: seconds that a call sleeps.
 """
 
-import os
 import sys
 import time
 from pathlib import Path
 
-from rgbx_seg_ros import RgbxSegError, engine, machine, node, selection
+from rgbx_seg_ros import RgbxSegError, engine, node
 
 
 class SlowEngine:
@@ -47,13 +45,8 @@ def _read(path: Path) -> str:
         return ''
 
 
-def _machine() -> machine.Machine:
-    return machine.this_machine()._replace(problem=os.environ.get('GPU_PROBLEM', ''))
-
-
 FAST = engine.BACKENDS['onnxruntime']
 engine.BACKENDS.update(onnxruntime=SlowEngine, openvino=SlowEngine)
-selection.this_machine = _machine
 
 if __name__ == '__main__':
     sys.exit(node.main())

@@ -5,13 +5,15 @@
 import signal
 import time
 
+import numpy as np
 import pytest
 
 pytest.importorskip('rgbx_seg.msg', reason='the ROS package is not built; run `make ros`')
 
 import rclpy
-from bundles import write_tiny_bundle
+from bundles import expected, write_tiny_bundle
 from diagnostic_msgs.msg import DiagnosticArray
+from fake_gpu import environment
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import ListParameters
@@ -27,6 +29,8 @@ from robot import (
     SlowNodeProcess,
     free_domain,
     image,
+    normalized,
+    pixels,
     robot,
     scene,
 )
@@ -59,6 +63,17 @@ def bundle(tmp_path):
     folder = write_tiny_bundle(tmp_path / 'bundle')
     (folder / 'opening').write_text(FIRST)
     return folder
+
+
+@pytest.fixture
+def gpu(tmp_path, monkeypatch):
+    """Give the processes that are started a GPU that computes on the processor, and a TensorRT."""
+    def give(generation, **settings):
+        for name, value in environment(tmp_path / 'gpu', generation, **settings).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+    return give
 
 
 def status(peer, heard, name):
@@ -147,17 +162,38 @@ def test_a_precision_that_the_bundle_lacks_is_one_sentence_and_no_topic(tmp_path
         assert peer.until(lambda: not peer.node.count_publishers('/segment/mask'))
 
 
-def test_a_gpu_that_is_not_used_is_a_warning(tmp_path, domain, bundle, monkeypatch):
-    problem = 'the CUDA driver finds no GPU; check `nvidia-smi`.'
-    monkeypatch.setenv('GPU_PROBLEM', problem)
-    (bundle / 'opening').unlink()
-    with (SlowNodeProcess(tmp_path / 'log', domain, bundle=bundle) as node,
-          robot(domain) as peer):
+def test_a_gpu_that_is_not_used_is_a_warning(tmp_path, domain, gpu):
+    gpu(None)
+    bundle = write_tiny_bundle(tmp_path / 'bundle')
+    with NodeProcess(tmp_path / 'log', domain, bundle=bundle) as node, robot(domain) as peer:
         heard = peer.listen(DiagnosticArray, '/diagnostics')
         level, message, _ = status(peer, heard, 'inference')
-        assert level == WARN and problem in message
+        sentence = 'the GPU Fake RTX A2000 is not used'
+        assert level == WARN and sentence in message
         status(peer, heard, 'inference')
-        assert node.log.count(problem) == 1 and 'WARN' in node.log
+        told = [line for line in node.log.splitlines() if sentence in line]
+        assert len(told) == 1 and 'WARN' in told[0]
+
+
+def test_the_first_start_builds_the_engine_in_sight_the_next_one_finds_it(tmp_path, domain, gpu):
+    gpu('10.3', build_seconds=3.0)
+    bundle = write_tiny_bundle(tmp_path / 'bundle')
+    rgb, thermal = scene(1, (48, 64))
+    for is_first in (True, False):
+        with (NodeProcess(tmp_path / 'log', domain, bundle=bundle, backend='tensorrt') as node,
+              robot(domain) as peer):
+            masks = peer.listen(Image, '/segment/mask')
+            heard = peer.listen(DiagnosticArray, '/diagnostics')
+            if is_first:
+                assert 'building the engine of model.onnx' in status(peer, heard, 'state')[1]
+                assert peer.state() == 'configuring'
+            stamp_ns = next(STAMPS_NS)
+            peer.publish('/rgb/image_raw', image(rgb, 'rgb8', stamp_ns))
+            peer.publish('/thermal/image_raw', image(thermal, 'mono16', stamp_ns))
+            assert peer.until(masks.__len__), node.log
+            np.testing.assert_array_equal(pixels(masks[0]), expected(rgb, normalized(thermal)))
+            assert ('building the engine' in node.log) is is_first
+            assert node.end() == 0 and 'Traceback' not in node.log
 
 
 def test_an_engine_that_will_not_recover_says_what_to_do_and_says_it_once(tmp_path, domain, bundle):
