@@ -21,7 +21,6 @@ from onnx import TensorProto, helper, numpy_helper
 
 from rgbx_seg_train.onnx_graph import strip
 from rgbx_seg_train.onnx_passes import LOGITS
-from rgbx_seg_train.onnx_passes import LOGITS
 from rgbx_seg_train.typed_graph import FLOAT, TypedGraph, drop_unused_weights, prepare
 
 OPSETS = {'fp16': 18, 'bf16': 22}  # at least; ONNX knows no bf16 Conv before 22
@@ -101,7 +100,7 @@ def is_lossy(values: NDArray[np.float32], precision: str) -> bool:
     """
     if not values.size:
         return False
-    with np.errstate(over='ignore'):
+    with np.errstate(over='ignore', invalid='ignore'):
         lost = np.abs(values - _round(values, TYPES[precision]).astype(np.float32)).max()
     return not lost <= STEPS[precision] / 2 * np.abs(values).max()
 
@@ -142,7 +141,10 @@ def _answer(graph: TypedGraph) -> set[int]:
 def _enlarging(graph: TypedGraph) -> set[int]:
     """Return the Resize that makes the logits, if one does."""
     maker = graph.maker.get(find_logits(graph.model))
-    return {maker} if maker is not None and graph.nodes[maker].op_type == 'Resize' else set()
+    if maker is None:
+        return set()
+    products = {n for n, node in enumerate(graph.nodes) if f'{LOGITS}_wide' in node.output}
+    return {maker, *products} if products or graph.nodes[maker].op_type == 'Resize' else set()
 
 
 def _norms(graph: TypedGraph) -> set[int]:

@@ -34,7 +34,8 @@ from rgbx_seg_train.precision import lower
 from rgbx_seg_train.typed_graph import TypedGraph, prepare
 
 HEAVY = 0.003  # share of all multiply-adds from which an operator is quantized
-CAMERA = 'camera_'  # begins the names of what `camera_graph` adds, which resizes exactly
+# Begin the names of what `camera_graph` and `onnx_passes` add to resize exactly.
+CAMERA = ('camera_', 'logits')
 WEIGHTED = ('Conv', 'Gemm', 'MatMul')
 OPSET_16_BIT = 19  # QuantizeLinear takes 16-bit floats from here on, and TensorRT 10.3 reads 20
 Feed = Mapping[str, NDArray[Any]]
@@ -89,7 +90,6 @@ def for_openvino(model: onnx.ModelProto, feeds: Sequence[Feed], folder: Path, na
             graph, nncf.Dataset([dict(feed) for feed in feeds]), subset_size=len(feeds),
             model_type=nncf.ModelType.TRANSFORMER,
             ignored_scope=nncf.IgnoredScope(names=left, validate=False))
-        quantized.get_rt_info().clear()
         ov.save_model(quantized, str(folder / f'{name}.xml'), compress_to_fp16=False)
 
 
