@@ -28,7 +28,6 @@ from rgbx_seg_ros.power import Meters
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = 'rgbx_seg_ros.benchmark_child'
-STOP_S = 3.0
 LEAST_LIMIT_S = 60.0  # of a round, beside ten times what it was to take
 TICK_S = 1 / os.sysconf('SC_CLK_TCK')
 
@@ -98,18 +97,6 @@ class Child:
                 self.row.unavailable = bool(answer.get('unavailable'))
                 raise ChildError(answer['error'])
             return answer
-
-    def stop(self) -> None:
-        """End it, at once if it does not end by itself."""
-        with suppress(OSError):
-            if self._process.stdin is not None:
-                self._process.stdin.close()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:  # also if Ctrl+C is pressed once more
-            self.kill()
 
     def kill(self) -> None:
         """End it and whatever it has started."""
