@@ -29,15 +29,18 @@ INSTALLED_NAMES := $(sort $(shell find config launch rgbx_seg_ros sample -type f
 STAND_INS := vision_msgs tf2_msgs
 BUILT_FILES := CMakeLists.txt package.xml setup.cfg $(wildcard msg/*.msg) $(shell find $(STAND_INS:%=test/%) -type f)
 
-.PHONY: help demo test lint fuzz cycles soak sample ros clean FORCE
+.PHONY: help demo test test-gpu lint fuzz cycles soak sample ros clean FORCE
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(ROS)/.built  ## play BAG through the node with BUNDLE, write a report to OUT
 	@$(IN_ROS) python -m demo --bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)' $(ARGS)
 
 test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TESTS=... for some)
 	@$(IN_ROS) status=0; for tests in $(TESTS); do python -m pytest $$tests || status=1; done; exit $$status
+
+test-gpu: $(ROS)/.built $(VENV)/.test  ## run the tests that need a GPU: real engines of all that is installed
+	@$(IN_ROS) python -m pytest -m gpu $(TESTS)
 
 lint: $(VENV)/.lint  ## check style with ruff and types with mypy
 	@$(IN_ENV) ruff check . && mypy rgbx_seg_ros
