@@ -23,10 +23,9 @@ from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNodeMixin, TransitionCallbackReturn
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import SetBool
 
-from rgbx_seg_ros import RgbxSegError, endpoints, messages
+from rgbx_seg_ros import RgbxSegError, messages
 from rgbx_seg_ros.allocator import keep_freed_memory
 from rgbx_seg_ros.camera_pair import CameraPair, Work, now_ns
 from rgbx_seg_ros.cli import run_command
@@ -37,11 +36,9 @@ from rgbx_seg_ros.intake import Intake
 from rgbx_seg_ros.manifest import load_bundle
 from rgbx_seg_ros.parameters import Declared, Settings
 from rgbx_seg_ros.segmenter import Segmenter
-from rgbx_seg_ros.transforms import Transforms
+from rgbx_seg_ros.static_transforms import StaticTransforms
 from rgbx_seg_ros.worker import Worker, open_segmenter
 
-TRANSFORMS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-MAX_TOLD = 20  # warnings of a kind whose subject may be anything
 END_S = 0.8  # from a signal to the end, even while an engine holds the GIL
 PATIENCE_S = 0.4  # for the pair in work when the process is to end, and for the middleware
 
@@ -79,8 +76,6 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         self._fault = ''  # why the last configure failed
         self._enabled = True
         self._intake: Intake | None = None  # None unless active
-        self._transforms, self._tf = Transforms(), None
-        self._bad_frames: set[str] = set()  # of /tf_static; each is told once
         self.create_service(SetBool, '~/enable', self._on_enable)
         backward = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1))
         self._jumps = self.get_clock().create_jump_callback(
@@ -89,6 +84,7 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         # while the clock stands still.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._reporter = Reporter(self, self._report)
+        self._transforms = StaticTransforms(self, self._reporter.on_incompatible_qos)
         self.create_timer(1.0, self._on_second, clock=self._steady)
         if self.get_parameter('autostart').value:
             self._starter = self.create_timer(
@@ -120,7 +116,8 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         """Subscribe, and count from zero."""
         assert self._loaded is not None
         with self._changing, self._lock:
-            self._listen_to_transforms(self._loaded)
+            if any(cameras.needs_extrinsics() for cameras in self._loaded.pairs):
+                self._transforms.listen()
             self._intake = Intake(self, self._poll)
             for cameras in self._loaded.pairs:
                 cameras.activate(self._intake)
@@ -150,30 +147,6 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
                 self._intake = None
             for cameras in self._pairs():
                 cameras.deactivate()
-
-    def _listen_to_transforms(self, loaded: Loaded) -> None:
-        """Subscribe to /tf_static if a camera pair needs extrinsics that no file gives."""
-        if self._tf is not None or not any(cameras.needs_extrinsics() for cameras in loaded.pairs):
-            return
-        try:
-            from tf2_msgs.msg import TFMessage
-        except ImportError:
-            self.get_logger().warning('tf2_msgs is not installed: no extrinsics from /tf_static; '
-                                      'install ros-$ROS_DISTRO-tf2-msgs or set registration.file.')
-            return
-        self._tf = endpoints.subscription(
-            self.create_subscription, TFMessage, '/tf_static', self._on_transforms, TRANSFORMS,
-            incompatible_qos=partial(self._reporter.on_incompatible_qos, '/tf_static', False))
-
-    def _on_transforms(self, message: Any) -> None:
-        for stamped in message.transforms:
-            try:
-                self._transforms.add(*messages.to_transform(stamped))
-            except RgbxSegError as error:
-                frame_id = stamped.child_frame_id
-                if len(self._bad_frames) < MAX_TOLD and frame_id not in self._bad_frames:
-                    self._bad_frames.add(frame_id)
-                    self.get_logger().warning(f'/tf_static: {error}')
 
     def _unload(self, patience_s: float | None) -> None:
         self._unsubscribe()
@@ -247,7 +220,7 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         with self._lock:
             if self._intake is not None:
                 for cameras in self._pairs():
-                    cameras.on_second(self._transforms)
+                    cameras.on_second(self._transforms.found)
             self._reporter.on_second()
 
     def _received(self) -> Any:
@@ -266,8 +239,8 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
                            opening=self._opening)]
         with self._received():
             reports = [cameras.report(self._fault) for cameras in self._loaded.pairs]
-        if self._tf is not None:
-            connections = [*reports[0].connections, self._tf]
+        if self._transforms.subscription is not None:
+            connections = [*reports[0].connections, self._transforms.subscription]
             reports[0] = reports[0]._replace(connections=connections)
         return reports
 

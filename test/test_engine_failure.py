@@ -176,7 +176,7 @@ def test_a_signal_ends_a_transition_that_waits_for_the_engine(tmp_path):
     (bundle / 'fault').write_text('close sleep')
     with (FailingNodeProcess(tmp_path / 'log', number, bundle=bundle) as node,
           robot(number) as peer):
-        assert peer.until(lambda: peer.node.count_publishers('/segment/mask'))
+        assert peer.until(lambda: peer.state() == 'active')
         assert peer.change('deactivate')
         client = peer.node.create_client(ChangeState, '/segment/change_state')
         assert peer.until(client.service_is_ready)
