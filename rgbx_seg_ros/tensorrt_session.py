@@ -256,8 +256,6 @@ class Session:
         try:
             self._graph = self._cuda.capture(self._stream, self._enqueue)
         except RgbxSegError as error:
-            if self._cuda.is_lost():
-                raise
             self.how = 'without a CUDA graph'
             return f'{self._label} runs without a CUDA graph, which is slower: {error}'
         self.how = 'CUDA graph'

@@ -319,6 +319,14 @@ def test_after_close_the_thread_has_no_context_that_is_gone(gpu, plus_one):
     assert gpu.library.cuCtxGetCurrent(ctypes.byref(current)) == 0 and not current.value
 
 
+def test_closing_frees_all_though_the_thread_has_another_context(gpu, plus_one):
+    context = Context()
+    use(context, plus_one)
+    gpu.library.cuCtxSetCurrent(None)
+    context.close()
+    assert gpu.alive() == {} and gpu.count('leaked') == 0
+
+
 def test_two_contexts_share_the_primary_one_and_the_last_frees_it(gpu, plus_one):
     first, second = Context(), Context()
     assert gpu.count('contexts') == 2
