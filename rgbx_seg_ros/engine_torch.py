@@ -33,7 +33,7 @@ def open_torch(model: Model, options: Options) -> Engine:
 
 
 def open_eager(checkpoint: Path, bundle: Path) -> tuple[Engine, Manifest]:
-    """Return the engine of a checkpoint in eager float32, and the manifest of the bundle.
+    """Return a checkpoint in eager float32, on the GPU if there is one, and the manifest.
 
     It is what a bundle's engines are compared with. The checkpoint need not be the bundle's own,
     but must be of its family, size and number of classes.
@@ -44,12 +44,12 @@ def open_eager(checkpoint: Path, bundle: Path) -> tuple[Engine, Manifest]:
 
     """
     try:
-        from rgbx_seg_train.evaluate import open_model
+        from rgbx_seg_train import torch_engine
     except ImportError as error:
         raise BackendUnavailable(f'torch cannot be used ({error}); install rgbx_seg_train, or '
                                  'choose another backend.') from None
     expected = load_bundle(bundle)
-    engine, found, _ = open_model(checkpoint)
+    engine, found = torch_engine.open_eager(checkpoint)
     for name in ('family', 'height', 'width', 'n_classes'):
         own, due = getattr(found, name), getattr(expected, name)
         if own != due:

@@ -110,7 +110,8 @@ def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample],
 def _add(sums: Sums, graph: BundleGraph, bundle: Path, pairs: Sequence[Pair]) -> None:
     """Run pairs through the robot's engine and then, for memory's sake, through torch and file."""
     engine, manifest = open_engine(bundle, 'onnxruntime', 'fp32')
-    scenes = [engine.embed(*pair)._asdict() if manifest.scene else {} for pair in pairs]
+    scenes = [{name: array.copy() for name, array in engine.embed(*pair)._asdict().items()}
+              if manifest.scene else {} for pair in pairs]
     labels = [engine(*pair, Scene(**scene) if scene else None)[0].copy()
               for pair, scene in zip(pairs, scenes, strict=True)]
     engine.close()

@@ -7,67 +7,113 @@ Both run the module that `rgbx_export` traces, `BundleGraph`, so they compute wh
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import Engine, EngineInfo, Model, Options, Scene, no_scene_graph
+from rgbx_seg_ros.engine import (
+    BackendUnavailable,
+    Engine,
+    EngineInfo,
+    Model,
+    Options,
+    Scene,
+    no_scene_graph,
+)
 from rgbx_seg_ros.engine import Tensor as Array
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_train.checkpoint import load_model, manifest_of
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.export_graph import BundleGraph, SceneGraph
+from rgbx_seg_train.torch_cuda import VERSION, CudaEngine, closed, free_memory
 
 # What a bundle's manifest and the one that its checkpoint would make must have alike.
 COMMON = ('family', 'modality', 'height', 'width', 'aux', 'classes')
+LOW = {'fp16': torch.float16, 'bf16': torch.bfloat16}
+NORMS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
 
 
 class TorchEngine:
-    """A bundle's graphs run by torch on the processor; see `rgbx_seg_ros.engine.Engine`."""
+    """A bundle's graphs run by torch as they stand; see `rgbx_seg_ros.engine.Engine`."""
 
-    def __init__(self, graph: BundleGraph, info: EngineInfo | None = None) -> None:
-        """Take the graph; `info` is for the engine of a bundle."""
-        self._graph: BundleGraph | None = graph.eval()
+    def __init__(self, graph: BundleGraph, info: EngineInfo | None = None,
+                 device: str = 'cpu') -> None:
+        """Take the graph, which moves to the device; `info` is for the engine of a bundle."""
+        self._graph: BundleGraph | None = graph.eval().to(device)
         self._scene = SceneGraph(graph.merged, graph.zero_aux).eval()
-        self.info = info or EngineInfo('torch', str(torch.__version__), 'cpu', 'fp32')
+        self._device = device
+        self.info = info or EngineInfo('torch', VERSION, device, 'fp32')
 
     def __call__(self, rgb: Array, aux: Array, scene: Scene | None = None) -> tuple[Array, Array]:
         """Run one pair of batch size 1."""
-        label, confidence, _ = _run(self.graph, rgb, aux, *(scene or ()))
+        label, confidence, _ = self._run(self.graph, rgb, aux, *(scene or ()))
         return label, confidence
 
     def embed(self, rgb: Array, aux: Array) -> Scene:
         """Embed one pair of batch size 1; RgbxSegError for a model without such embeddings."""
         if not getattr(self.graph.merged, 'scene_width', 0):
             raise no_scene_graph()
-        return Scene(*_run(self._scene, rgb, aux))
+        return Scene(*self._run(self._scene, rgb, aux))
 
     def logits(self, rgb: Array, aux: Array) -> NDArray[np.float32]:
         """Return the logits (1, N, H, W) that the labels of one pair come from."""
-        return _run(self.graph, rgb, aux)[2]
+        return self._run(self.graph, rgb, aux)[2]
 
     @property
     def graph(self) -> BundleGraph:
         """Return what it runs; RgbxSegError once it is closed."""
         if self._graph is None:
-            raise RgbxSegError('the engine is closed; open it again.')
+            raise closed()
         return self._graph
 
     def close(self) -> None:
         """Free the weights, unless another still holds the graph."""
-        self._graph = None
-        del self._scene
-        gc.collect()
+        self._graph = self._scene = None  # type: ignore[assignment]
+        free_memory(self._device)
+
+    @torch.inference_mode()
+    def _run(self, module: nn.Module, *arrays: np.ndarray) -> list[np.ndarray]:
+        inputs = (torch.from_numpy(np.array(array)).to(self._device) for array in arrays)
+        return [tensor.cpu().numpy() for tensor in module(*inputs)]
 
 
-@torch.inference_mode()
-def _run(module: nn.Module, *arrays: np.ndarray) -> list[np.ndarray]:
-    return [t.numpy() for t in module(*(torch.from_numpy(np.array(x)) for x in arrays))]
+class Lowered(nn.Module):
+    """A merged model that computes in 16 bits; float32 in and out.
+
+    In fp32 stay the norms with their statistics, the preparation of the images and what is made of
+    the logits; softmax and products of 16 bits add up in fp32 on GPUs as well as on processors.
+    """
+
+    def __init__(self, merged: nn.Module, dtype: torch.dtype) -> None:
+        """Take the model and convert it in place."""
+        super().__init__()
+        self.merged, self.dtype = merged, dtype
+        self.scene_width = getattr(merged, 'scene_width', 0)
+        for module in merged.modules():
+            if isinstance(module, NORMS):
+                module.register_forward_pre_hook(lambda _, inputs: tuple(map(_float, inputs)))
+                module.register_forward_hook(lambda _, inputs, output: output.to(dtype))
+                continue
+            for own in (module._parameters, module._buffers):
+                for tensor in own.values():
+                    if tensor is not None and tensor.is_floating_point():
+                        tensor.data = tensor.data.to(dtype)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Return the logits of images, and of a scene if one is given."""
+        return self.merged(*(tensor.to(self.dtype) for tensor in inputs)).float()
+
+    def embed(self, rgb: Tensor, aux: Tensor) -> tuple[Tensor, ...]:
+        """Return the embeddings of a pair."""
+        return tuple(map(_float, self.merged.embed(rgb.to(self.dtype), aux.to(self.dtype))))
+
+
+def _float(tensor: Tensor) -> Tensor:
+    return tensor.float()
 
 
 def load_graph(checkpoint: Path) -> tuple[BundleGraph, Manifest, Config]:
@@ -78,14 +124,35 @@ def load_graph(checkpoint: Path) -> tuple[BundleGraph, Manifest, Config]:
             loaded.config)
 
 
+def open_eager(checkpoint: Path) -> tuple[Engine, Manifest]:
+    """Return the engine of a checkpoint as one runs it in PyTorch, and its bundle's manifest.
+
+    In float32, uncompiled, on the GPU if torch finds one: what other engines are compared with.
+    """
+    graph, manifest, _ = load_graph(checkpoint)
+    return TorchEngine(graph, device='cuda' if torch.cuda.is_available() else 'cpu'), manifest
+
+
 def open_checkpoint(checkpoint: Path, model: Model, options: Options | None = None) -> Engine:
-    """Return the engine of a bundle's checkpoint, on the GPU if torch finds one.
+    """Return the engine of a bundle's checkpoint: on the GPU, or on a machine without on the CPU.
 
     Raises:
         BackendUnavailable: this machine cannot run it.
-        RgbxSegError: the checkpoint is broken, or not the bundle's.
+        RgbxSegError: the checkpoint is broken or not the bundle's, or torch lacks the precision.
 
     """
+    options = options or Options()
+    if model.precision not in ('fp32', *LOW):
+        raise RgbxSegError(f'torch runs no {model.precision}; expected one of fp32, '
+                           f'{", ".join(LOW)}.')
+    if model.rgb_size != (model.manifest.height, model.manifest.width):
+        raise RgbxSegError('torch runs a model at its own size alone; expected '
+                           f'{model.manifest.width}x{model.manifest.height}: leave the resizing '
+                           'outside.')
+    on_gpu = torch.cuda.is_available()
+    if not (on_gpu or options.asked_for):
+        raise BackendUnavailable(f'torch {VERSION} finds no CUDA device; install a torch that is '
+                                 'built for the GPU of this machine.')
     graph, manifest, _ = load_graph(checkpoint)
     for name in COMMON:
         found, expected = getattr(manifest, name), getattr(model.manifest, name)
@@ -93,7 +160,11 @@ def open_checkpoint(checkpoint: Path, model: Model, options: Options | None = No
             raise RgbxSegError(f'{checkpoint}: its {name} is {_short(found)}, but that of the '
                                f'bundle is {_short(expected)}; expected the checkpoint that the '
                                'bundle was made of: export it again with export.checkpoint=true.')
-    return TorchEngine(graph, model.info('torch', str(torch.__version__), 'cpu'))
+    if model.precision in LOW:
+        graph.merged = Lowered(graph.merged, LOW[model.precision])
+    if on_gpu:
+        return CudaEngine(graph, model, options)
+    return TorchEngine(graph, model.info('torch', VERSION, 'cpu'))
 
 
 def _short(value: object) -> str:
