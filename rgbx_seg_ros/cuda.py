@@ -20,7 +20,8 @@ STICKY = {214, 219, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720}
 LOST = 'the CUDA context is lost: start the program again'
 REMEDIES = {
     OUT_OF_MEMORY: 'close what else uses the GPU, or take a smaller network or precision',
-    NO_DEVICE: 'check `nvidia-smi`, and that a container is given the GPU (`--gpus all`)',
+    NO_DEVICE: 'check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that a container is given the GPU '
+               '(`--gpus all`)',
     35: 'update the NVIDIA driver',
     222: 'update the NVIDIA driver',
     803: 'the kernel module and the libraries of the driver are of two versions: reboot, or '

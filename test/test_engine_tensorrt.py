@@ -7,12 +7,13 @@ The oracle is ONNX Runtime on the bundle's own graphs; how to count and to fail 
 
 import threading
 
+import numpy as np
 import pytest
 from fake_gpu import fake_gpu
 from fake_tensorrt import GENERATIONS
 from tensorrt_rig import BUNDLES, assert_all_freed, assert_equal, open_on, opened, pair
 
-from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros import RgbxSegError, cuda
 from rgbx_seg_ros.engine import Scene, open_engine
 
 pytest_plugins = ('tensorrt_rig',)
@@ -144,6 +145,41 @@ def test_embedding_at_once_does_not_lose_what_was_begun_before(bundles, oracles)
         assert engine.embedded() is None
         assert_equal(engine.embedded(), oracle.embed(*pair(5)))
         engine.embed_later(*pair(6))  # and is closed meanwhile
+
+
+@pytest.mark.parametrize('seed', range(6))
+def test_any_order_of_calls_and_failures_gives_answers_of_the_right_pair(bundles, oracles, seed):
+    oracle, rng = oracles['two graphs'], np.random.default_rng(seed)
+    kept = Scene(*(array.copy() for array in oracle.embed(*pair(3))))
+    begun = set()  # what `embedded` may tell of: more than one only after a failure
+    with fake_gpu(['10.3', 'rtx'][seed % 2], integrated=seed // 2 % 2) as gpu:
+        engine = open_on(gpu, bundles['two graphs'])
+        for _ in range(150):
+            gpu.set(patience=int(rng.integers(4)))
+            if seed > 2 and rng.random() < 0.2:
+                gpu.fail('*', int(rng.integers(1, 9)), 999)
+            what, number = rng.choice(['call', 'with', 'embed', 'later', 'ask']), rng.integers(10)
+            try:
+                if what == 'call':
+                    assert_equal(engine(*pair(number)), oracle(*pair(number)))
+                elif what == 'with':
+                    assert_equal(engine(*pair(number), kept), oracle(*pair(number), kept))
+                elif what == 'embed':
+                    assert_equal(engine.embed(*pair(number)), oracle.embed(*pair(number)))
+                elif what == 'later':
+                    engine.embed_later(*pair(number))
+                    begun = {number}
+                elif (late := engine.embedded()) is not None:
+                    assert float(late.s_rgb[0, 0]) in {pair(one)[0].max() for one in begun}
+                    begun = set()
+            except cuda.CudaError:
+                assert seed > 2
+                begun |= {number} if what == 'later' else set()
+            except RgbxSegError as error:  # the library did not get its kernel onto the stream
+                assert seed > 2 and 'cannot run the network' in str(error)
+        gpu.fail('none', 0)
+        engine.close()
+        assert_all_freed(gpu)
 
 
 def test_a_bundle_of_one_graph_embeds_nothing(bundles):
