@@ -45,6 +45,7 @@ class Stream(Protocol):
     def run(self, work: Work) -> None: ...  # noqa: D102
     def is_done(self) -> bool: ...  # noqa: D102
     def wait(self) -> None: ...  # noqa: D102
+    def device_ms(self) -> float | None: ...  # noqa: D102
 
 
 Compile = Callable[[nn.Module], Callable[..., tuple[Tensor, ...]]]
@@ -57,7 +58,8 @@ class CudaStream:
         """Make the stream; where two wait for the GPU, the `urgent` one goes first."""
         self.device = torch.device('cuda')
         self._stream = torch.cuda.Stream(self.device, priority=-1 if urgent else 0)
-        self._done = torch.cuda.Event()
+        self._began, self._done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self._has_run = False
 
     def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return memory of the processor that the GPU copies without waiting: it stays in place."""
@@ -80,9 +82,11 @@ class CudaStream:
 
     def run(self, work: Work) -> None:
         """Let the GPU begin `work` after what the stream has in hand."""
+        self._began.record(self._stream)
         with torch.cuda.stream(self._stream):
             work()
         self._done.record(self._stream)
+        self._has_run = True
 
     def is_done(self) -> bool:
         """Return whether the work that was last begun is done."""
@@ -91,6 +95,10 @@ class CudaStream:
     def wait(self) -> None:
         """Return once it is."""
         self._done.synchronize()
+
+    def device_ms(self) -> float | None:
+        """Return what the last work took on the GPU, if there was any; it must be waited for."""
+        return self._began.elapsed_time(self._done) if self._has_run else None
 
 
 class CudaEngine:
@@ -167,6 +175,11 @@ class CudaEngine:
         self._pending = False
         return Scene(*runner.result())
 
+    @property
+    def device_ms(self) -> float | None:
+        """Return what the last pair took on the GPU, copies included; None before the first."""
+        return self._runner(MODEL_FILE).device_ms()
+
     def close(self) -> None:
         """Free the graphs and their memory on the GPU."""
         while self._runners:
@@ -230,6 +243,10 @@ class _Runner:
     def wait(self) -> None:
         """Return once it is."""
         self._stream.wait()
+
+    def device_ms(self) -> float | None:
+        """Return what the last run took on the GPU."""
+        return self._stream.device_ms()
 
     def result(self) -> list[np.ndarray]:
         """Wait for the result and return it; the next `start` overwrites it."""

@@ -309,6 +309,9 @@ class HostStream:
             while self._waiting:
                 self._waiting.pop(0)()
 
+    def device_ms(self):
+        return 0.5
+
 
 def uncompiled(program):
     return program
@@ -339,6 +342,7 @@ def test_a_captured_graph_gives_what_the_exported_one_gives(made, streams, preci
     assert (engine.info.device, engine.info.embeds_aside, engine.info.warning) == (
         'cuda', False, '')
     assert [(stream.urgent, stream.captured) for stream in streams] == [(True, 1)]
+    assert engine.device_ms == 0.5  # for rgbx_benchmark
     reference, _ = open_engine(folder, 'onnxruntime', 'fp32')
     for seed in range(3):
         (label, confidence), (expected, sure) = (e(*images(seed)) for e in (engine, reference))
