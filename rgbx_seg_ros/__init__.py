@@ -2,7 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runtime of rgbx_seg: pairs an RGB with an aux camera, segments the pairs, publishes masks."""
 
+import os
+
 __version__ = '0.1.0'
+
+# Before ONNX Runtime is loaded: its official builds tell Microsoft of their use otherwise, and
+# leave an id in the user's home.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
 
 
 class RgbxSegError(Exception):
