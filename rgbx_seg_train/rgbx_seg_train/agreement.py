@@ -72,12 +72,13 @@ def agree(model: Model, reference: Model, expected: Answers, frames: Sequence[Fr
     engine, measured = open_form(model, work)
     library, engines = measured.split()[0], [engine]
     real = engine.info.backend in model.variant.backends if model.variant else True
-    if real:
+    alike = real and reference.rgb_size == model.rgb_size
+    if alike:
         engines.append(BACKENDS[library](reference, Options()))
     answers, ms = _answers(engines, frames, model.manifest)
     change = None if None in (answers.miou, expected.miou) else answers.miou - expected.miou
     return Agreement(_equal(answers.labels, expected.labels), answers.miou, change, len(frames),
-                     measured, {library: (ms[0], ms[1])} if real else {})
+                     measured, {library: (ms[0], ms[1])} if alike else {})
 
 
 def _answers(engines: Sequence[Engine], frames: Sequence[Frame],

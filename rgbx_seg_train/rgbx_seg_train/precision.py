@@ -72,7 +72,7 @@ def lower(model: onnx.ModelProto, precision: str, keep: Collection[str] = KEPT,
 def _reasons(graph: TypedGraph, precision: str, keep: Collection[str]) -> dict[int, str]:
     """Return why operators stay in fp32, by their numbers."""
     reasons: dict[int, str] = {}
-    for name, find in (('images', _images), ('answer', _answer), ('enlarging', _enlarging),
+    for name, find in (('images', find_images), ('answer', _answer), ('enlarging', _enlarging),
                        ('norms', _norms)):
         if name in keep:
             reasons |= dict.fromkeys(find(graph), name)
@@ -109,7 +109,7 @@ def _round(values: NDArray[np.float32], kind: int) -> NDArray[Any]:
     return values.astype(helper.tensor_dtype_to_np_dtype(kind))
 
 
-def _images(graph: TypedGraph) -> set[int]:
+def find_images(graph: TypedGraph) -> set[int]:
     """Return the operators between the images and the first layer."""
     found: set[int] = set()
     images = {t.name for t in graph.model.graph.input if graph.types[t.name] == TensorProto.UINT8}

@@ -5,11 +5,13 @@
 TensorRT takes signed symmetric pairs of QuantizeLinear and DequantizeLinear, with fp16 around
 them; ONNX Runtime unsigned activations with signed weights; OpenVINO its own IR, which NNCF makes.
 Ranges are those of real images. Small operators stay as they are, for they would not pay for the
-conversions before and behind them; NNCF knows that by itself.
+conversions before and behind them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import sys
 import tempfile
@@ -30,20 +32,23 @@ from onnxruntime.quantization import (
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.onnx_graph import serialize, strip
-from rgbx_seg_train.precision import lower
+from rgbx_seg_train.precision import MOVES, find_images, find_logits, lower
 from rgbx_seg_train.typed_graph import TypedGraph, prepare
 
 HEAVY = 0.003  # share of all multiply-adds from which an operator is quantized
 # Begin the names of what `camera_graph` and `onnx_passes` add to resize exactly.
 CAMERA = ('camera_', 'logits')
 WEIGHTED = ('Conv', 'Gemm', 'MatMul')
+SCOPES = (WEIGHTED, ('Gemm', 'MatMul'))  # to be tried in this order: convolutions lose most
 OPSET_16_BIT = 19  # QuantizeLinear takes 16-bit floats from here on, and TensorRT 10.3 reads 20
 Feed = Mapping[str, NDArray[Any]]
 
 TENSORRT: dict[str, Any] = {
     'activation_type': QuantType.QInt8, 'weight_type': QuantType.QInt8,
     'extra_options': {'ActivationSymmetric': True, 'WeightSymmetric': True, 'QuantizeBias': False,
-                      'AddQDQPairToWeight': True, 'DedicatedQDQPair': True}}
+                      'AddQDQPairToWeight': True, 'DedicatedQDQPair': True,
+                      # What follows is in fp16: rounding it to INT8 first would only lose.
+                      'OpTypesToExcludeOutputQuantization': list(WEIGHTED)}}
 ONNXRUNTIME: dict[str, Any] = {
     'activation_type': QuantType.QUInt8, 'weight_type': QuantType.QInt8,
     'extra_options': {'WeightSymmetric': True}}
@@ -59,37 +64,50 @@ class _Reader(CalibrationDataReader):
         return next(self._feeds, None)
 
 
-def for_tensorrt(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
+def for_tensorrt(model: onnx.ModelProto, feeds: Sequence[Feed],
+                 kinds: Sequence[str] = WEIGHTED) -> onnx.ModelProto:
     """Return a graph for TensorRT: INT8 where it pays, fp16 around it, fp32 as `precision` has it.
 
-    `feeds` are inputs of the graph by name.
+    `feeds` are inputs of the graph by name, `kinds` the operators that may become INT8.
     """
-    quantized = _quantize(model, feeds, TENSORRT)
+    quantized = _quantize(model, feeds, kinds, TENSORRT)
     _round_scales_up(quantized)
     return lower(quantized, 'fp16', opset=OPSET_16_BIT).model
 
 
-def for_onnxruntime(model: onnx.ModelProto, feeds: Sequence[Feed]) -> onnx.ModelProto:
+def for_onnxruntime(model: onnx.ModelProto, feeds: Sequence[Feed],
+                    kinds: Sequence[str] = WEIGHTED) -> onnx.ModelProto:
     """Return a graph for ONNX Runtime on processors: INT8 where it pays, fp32 around it."""
-    quantized = _quantize(model, feeds, ONNXRUNTIME)
+    quantized = _quantize(model, feeds, kinds, ONNXRUNTIME)
     strip(quantized)
     return quantized
 
 
-def for_openvino(model: onnx.ModelProto, feeds: Sequence[Feed], folder: Path, name: str) -> None:
+def for_openvino(model: onnx.ModelProto, feeds: Sequence[Feed], folder: Path, name: str,
+                 kinds: Sequence[str] = WEIGHTED) -> None:
     """Write `name`.xml and `name`.bin into a folder: the graph in OpenVINO's form, INT8 inside."""
     ov, nncf = _import_nncf()
-    resizing = {node.name for node in model.graph.node if node.output[0].startswith(CAMERA)}
+    heavy = {node.output[0] for node in heavy_nodes(prepare(model, 0)) if node.op_type in kinds}
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    strip(named)  # OpenVINO calls its operators after these names
+    light = {node.name for node in named.graph.node
+             if node.op_type in WEIGHTED and node.output[0] not in heavy}
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / 'model.onnx'
-        path.write_bytes(serialize(model))
+        path.write_bytes(serialize(named))
         graph = ov.Core().read_model(str(path))
-        left = [op.get_friendly_name() for op in graph.get_ordered_ops()
-                if op.get_friendly_name().partition('/')[0] in resizing]
-        quantized = nncf.quantize(
-            graph, nncf.Dataset([dict(feed) for feed in feeds]), subset_size=len(feeds),
-            model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=nncf.IgnoredScope(names=left, validate=False))
+        names = [op.get_friendly_name() for op in graph.get_ordered_ops()]
+        left = [name for name in names if name.partition('/')[0] in light]
+        with contextlib.redirect_stdout(io.StringIO()):  # bars of progress
+            quantized = nncf.quantize(
+                graph, nncf.Dataset([dict(feed) for feed in feeds]), subset_size=len(feeds),
+                model_type=nncf.ModelType.TRANSFORMER,
+                ignored_scope=nncf.IgnoredScope(names=left, validate=False))
+        # Names end in a count of all that this process made before.
+        for number, op in enumerate(quantized.get_ordered_ops()):
+            if op.get_type_name() not in ('Parameter', 'Result'):
+                op.set_friendly_name(f'{op.get_type_name()}_{number}')
         ov.save_model(quantized, str(folder / f'{name}.xml'), compress_to_fp16=False)
 
 
@@ -107,12 +125,29 @@ def _import_nncf() -> tuple[Any, Any]:
 
 
 def heavy_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """Return the convolutions and products with weights that do most of the work."""
+    """Return the convolutions and products with weights that do most of the work.
+
+    Without those that read the images or make the logits: of them INT8 shows in the labels.
+    """
     graph = TypedGraph(model)
     costs = {n: _cost(graph, node) for n, node in enumerate(graph.nodes)
              if not node.output[0].startswith(CAMERA)}
-    least = HEAVY * sum(costs.values())
-    return [graph.nodes[n] for n, cost in costs.items() if cost and cost >= least]
+    least, border = HEAVY * sum(costs.values()), _border(graph)
+    return [graph.nodes[n] for n, cost in costs.items() if cost >= max(1, least)
+            and not border.intersection((graph.nodes[n].input[0], graph.nodes[n].output[0]))]
+
+
+def _border(graph: TypedGraph) -> set[str]:
+    """Return the images as the first layers read them, and the logits as the last one makes them.
+
+    The logits are followed upwards through what has no weights.
+    """
+    images = {name for n in find_images(graph) for name in graph.nodes[n].output}
+    last = {find_logits(graph.model)}
+    for node in reversed(graph.nodes):
+        if last.intersection(node.output) and node.op_type in (*MOVES, 'Resize', 'Add'):
+            last.update(name for name in node.input if graph.is_float(name))
+    return images | last
 
 
 def _cost(graph: TypedGraph, node: onnx.NodeProto) -> int:
@@ -127,11 +162,11 @@ def _cost(graph: TypedGraph, node: onnx.NodeProto) -> int:
     return out * shape[-2 if turned else -1]
 
 
-def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed],
+def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed], kinds: Sequence[str],
               settings: Mapping[str, Any]) -> onnx.ModelProto:
     prepared = prepare(model, 0)
     strip(prepared)  # unique names, by which the quantizer knows the nodes
-    names = [node.name for node in heavy_nodes(prepared)]
+    names = [node.name for node in heavy_nodes(prepared) if node.op_type in kinds]
     # The root logger is the quantizer's; it advises a preparation that an exported graph has had.
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
@@ -139,7 +174,7 @@ def _quantize(model: onnx.ModelProto, feeds: Sequence[Feed],
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / 'model.onnx'
             quantize_static(prepared, path, _Reader(feeds), quant_format=QuantFormat.QDQ,
-                            per_channel=True, op_types_to_quantize=list(WEIGHTED),
+                            per_channel=True, op_types_to_quantize=list(kinds),
                             nodes_to_quantize=names, **settings)
             return onnx.load(str(path))
     finally:

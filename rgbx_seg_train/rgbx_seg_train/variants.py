@@ -79,6 +79,7 @@ class Made:
     kept: Mapping[str, int]  # operators left in fp32, by reason
     agreement: Agreement
     why_not_default: str  # '' if it may be one
+    products_only: bool = False  # INT8 in convolutions too lost more
 
 
 class Pairs(NamedTuple):
@@ -106,9 +107,10 @@ def add_variants(bundle: Path, names: Sequence[str], pairs: Pairs, camera: Size 
         shutil.copytree(bundle, new, copy_function=_link, ignore=lambda folder, found: [
             name for name in found if Path(folder) == bundle and name in gone])
         variants = [own for own in manifest.variants if own.name not in gone]
-        maker = _Maker(new, replace(manifest, variants=()), pairs, camera, work)
         made = []
+        maker = _Maker(new, manifest, pairs, camera, work) if names else None
         for name in names:
+            assert maker is not None
             tell(f'{_folder_name(name, camera)} ...')
             made.append(maker.make(name))
         variants += [one.variant for one in made]
@@ -148,7 +150,8 @@ class _Maker:
 
     def __init__(self, bundle: Path, manifest: Manifest, pairs: Pairs, camera: Size | None,
                  work: Path) -> None:
-        self._bundle, self._manifest, self._pairs = bundle, manifest, pairs
+        self._bundle, self._pairs = bundle, pairs
+        self._manifest = manifest = replace(manifest, variants=())
         self._camera, self._work = camera, work
         own = Model(bundle, manifest)
         self._loaded = {name: onnx.load(str(own.path(name))) for name in own.graphs()}
@@ -164,8 +167,21 @@ class _Maker:
         self._expected = fp32_answers(self._reference, self._frames)
 
     def make(self, name: str) -> Made:
-        """Make one form, measure it, and return its record."""
-        files, kept = self._convert(name)
+        """Make one form, measure it, and return its record; of INT8 the best of what is tried."""
+        tried: list[tuple[Made, dict[str, bytes]]] = []
+        for kinds in quantize.SCOPES if FORMS[name].calibrated else quantize.SCOPES[:1]:
+            files, kept = self._convert(name, kinds)
+            made = self._measure(name, files, kept)
+            tried.append((replace(made, products_only=kinds != quantize.SCOPES[0]), files))
+            if not tried[-1][0].why_not_default:
+                break
+        best, files = max(tried, key=lambda one: (not one[0].why_not_default,
+                                                  one[0].variant.labels))
+        if best is not tried[-1][0]:
+            self._write(self._bundle, name, files)
+        return best
+
+    def _measure(self, name: str, files: Mapping[str, bytes], kept: Mapping[str, int]) -> Made:
         variant = self._write(self._bundle, name, files)
         if self._camera and name == 'fp32':  # beside the network's size, not beside itself
             reference, expected = self._own
@@ -182,6 +198,7 @@ class _Maker:
     def _write(self, bundle: Path, name: str, files: Mapping[str, bytes]) -> Variant:
         """Write the files of a form into its folder; return its record, not measured yet."""
         form, folder = FORMS[name], bundle / _folder_name(name, self._camera)
+        shutil.rmtree(folder, ignore_errors=True)  # of what was tried before
         if files:
             folder.mkdir(parents=True)
         for file, data in files.items():
@@ -190,12 +207,13 @@ class _Maker:
                        {file: sha256_of(folder / file) for file in sorted(files)}, 1.0, None, 1,
                        self._camera)
 
-    def _convert(self, name: str) -> tuple[dict[str, bytes], dict[str, int]]:
+    def _convert(self, name: str, kinds: Sequence[str]
+                 ) -> tuple[dict[str, bytes], dict[str, int]]:
         """Return the files of a form, and how many operators stayed in fp32 for which reason."""
         if name == 'bf16_openvino' and not self._camera:
             return {}, {}
         if name == 'int8_openvino':
-            return self._openvino(), {}
+            return self._openvino(kinds), {}
         kept: dict[str, int] = {}
         made: dict[str, onnx.ModelProto] = {}
         for file, graph in self._loaded.items():
@@ -205,22 +223,22 @@ class _Maker:
                 for reason, count in lowered.kept.items():
                     kept[reason] = kept.get(reason, 0) + count
             elif name == 'int8_tensorrt':
-                graph = quantize.for_tensorrt(graph, self._inputs(file))
+                graph = quantize.for_tensorrt(graph, self._inputs(file), kinds)
             elif name == 'int8_onnxruntime':
-                graph = quantize.for_onnxruntime(graph, self._inputs(file))
+                graph = quantize.for_onnxruntime(graph, self._inputs(file), kinds)
             made[file] = graph
         # After the precision: what resizes images stays in fp32, rounding as the host does.
         for graph in (made := self._at_camera(made)).values():
             onnx.checker.check_model(graph, full_check=True)
         return {file: serialize(graph) for file, graph in made.items()}, kept
 
-    def _openvino(self) -> dict[str, bytes]:
+    def _openvino(self, kinds: Sequence[str]) -> dict[str, bytes]:
         files = {}
         for file, graph in self._at_camera(self._loaded).items():
             with tempfile.TemporaryDirectory(dir=self._work.parent) as folder:
                 stem = Path(file).stem
                 quantize.for_openvino(graph, self._inputs(file, bool(self._camera)), Path(folder),
-                                      stem)
+                                      stem, kinds)
                 files |= {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
         return files
 
@@ -261,6 +279,8 @@ def tell_forms(made: Sequence[Made]) -> str:
         notes += [f'No default: {one.why_not_default}'] * bool(one.why_not_default)
         notes += [f'{variant.name}: {count} operators stay in fp32: {reason}.'
                   for reason, count in one.kept.items() if ' ' in reason and count]
+        notes += [f'{variant.name}: convolutions stay as they are, INT8 lost too much in them.'
+                  ] * one.products_only
         notes += [f'{variant.name} gains nothing here: {ms:.1f} ms in {name}, fp32 {fp32:.1f} ms; '
                   f'take it out again by --remove {variant.name} if the robot is like this machine.'
                   for name, (ms, fp32) in one.agreement.ms.items()
