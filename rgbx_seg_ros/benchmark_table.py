@@ -102,7 +102,8 @@ def percent(share: float | None) -> str:
 
 def _heading(result: Mapping[str, Any]) -> str:
     machine, bundle = result['machine'], result['bundle']
-    gpu = f'{machine["gpu"]}, driver {machine["driver"]}' if machine['gpu'] else 'none'
+    gpu = (f'{machine["gpu"]}, driver {machine["driver"]}' if machine['gpu']
+           else machine['gpu_problem'].rstrip('.') or 'none')
     lines = [f'bundle: {bundle["name"]}, {bundle["width"]}x{bundle["height"]}, '
              f'{bundle["graphs"]} of {bundle["family"]}; input: {result["input"]}',
              f'processor: {machine["cpu"]}, {machine["cpus_used"]} of {machine["cpus"]} CPUs; '
