@@ -217,11 +217,15 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
                 cameras.feed.reset()
 
     def _on_second(self) -> None:
-        with self._lock:
-            if self._intake is not None:
-                for cameras in self._pairs():
-                    cameras.on_second(self._transforms.found)
-            self._reporter.on_second()
+        try:
+            with self._lock:
+                if self._intake is not None:
+                    for cameras in self._pairs():
+                        cameras.on_second(self._transforms.found)
+                self._reporter.on_second()
+        except Exception:
+            if self.context.ok():  # after SIGINT there is nobody to publish to
+                raise
 
     def _received(self) -> Any:
         """Return the lock under which images come in."""
