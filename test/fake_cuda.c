@@ -39,7 +39,7 @@ typedef uint64_t Address;
 typedef int (*Kernel)(uint64_t id);
 
 typedef struct Event Event;
-typedef enum { TO_DEVICE, TO_HOST, KERNEL, WAIT } OperationKind;
+typedef enum { TO_DEVICE, TO_HOST, SET, KERNEL, WAIT } OperationKind;
 typedef struct {
   OperationKind kind;
   void *host;
@@ -48,6 +48,7 @@ typedef struct {
   Kernel kernel;
   uint64_t id;
   Event *event;
+  unsigned char value; /* SET */
   uint64_t position; /* WAIT: what of the event's stream must have been done */
 } Operation;
 typedef struct {
@@ -390,6 +391,10 @@ static Code perform(Operation operation) {
   char *device = fake_memory(operation.device, operation.bytes);
   if (device == NULL)
     return ILLEGAL_ADDRESS;
+  if (operation.kind == SET) {
+    memset(device, operation.value, operation.bytes);
+    return 0;
+  }
   count.copies++;
   if (!is_pinned(operation.host, operation.bytes))
     count.pageable++;
@@ -702,6 +707,16 @@ EXPORT Code cuMemcpyDtoHAsync_v2(void *host, Address device, size_t bytes, void 
   ENTER(1);
   if (!code)
     code = copy(TO_HOST, device, host, bytes, stream);
+  LEAVE;
+}
+
+EXPORT Code cuMemsetD8Async(Address device, unsigned char value, size_t bytes, void *handle) {
+  ENTER(1);
+  Stream *stream = living(handle, STREAM);
+  if (!code)
+    code = stream == NULL ? INVALID_HANDLE
+                          : enqueue(stream, (Operation){.kind = SET, .device = device,
+                                                        .bytes = bytes, .value = value});
   LEAVE;
 }
 
