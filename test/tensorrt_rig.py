@@ -5,7 +5,6 @@
 from contextlib import contextmanager
 
 import numpy as np
-import pytest
 from bundles import write_scene_bundle, write_tiny_bundle
 
 from rgbx_seg_ros import RgbxSegError
@@ -18,22 +17,13 @@ SHAPES = {'rgb': (1, 48, 64, 3), 'aux': (1, 48, 64, 1)}
 BUNDLES = {'one graph': write_tiny_bundle, 'two graphs': write_scene_bundle}
 
 
-@pytest.fixture(scope='session')
-def bundles(tmp_path_factory):
-    """Return the model of each kind of bundle."""
-    return {name: model_of(write(tmp_path_factory.mktemp('bundle') / 'bundle'))
-            for name, write in BUNDLES.items()}
+def write_bundles(folder):
+    """Write a bundle of each kind; return their models."""
+    return {name: model_of(write(folder / name)) for name, write in BUNDLES.items()}
 
 
-@pytest.fixture(scope='session')
-def oracles(bundles):
+def open_oracles(bundles):
     return {name: OnnxRuntimeEngine(model) for name, model in bundles.items()}
-
-
-@pytest.fixture
-def own_cache(tmp_path_factory, monkeypatch):
-    """Keep engines in a folder of these tests, where a second one finds them built."""
-    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.getbasetemp() / 'tensorrt'))
 
 
 def model_of(folder):

@@ -52,8 +52,6 @@ def plus_one(gpu):
     return enqueue
 
 
-# ---- which GPU there is ----
-
 def test_gpu_is_what_the_driver_says():
     with fake_gpu(name='Orin', capability=(8, 7), integrated=1, driver=12060, memory=1 << 33):
         assert find_gpu() == (Gpu('Orin', (8, 7), True, 12060, 1 << 33), '')
@@ -100,8 +98,6 @@ def test_each_call_that_fails_while_looking_is_named(gpu, code):
         named.add(gpu.failed)
     assert {'cuInit', 'cuDeviceGet', 'cuDeviceTotalMem_v2', 'cuDeviceGetAttribute'} <= named
 
-
-# ---- memory ----
 
 @pytest.mark.parametrize('mapped', [False, True])
 def test_buffers_are_zeros_in_pinned_memory_at_addresses_of_their_own(gpu, mapped):
@@ -173,8 +169,6 @@ def test_a_copy_beyond_an_allocation_loses_the_context(gpu, context):
     assert gpu.alive() == {} and gpu.count('leaked') == 0
 
 
-# ---- streams and events ----
-
 def test_an_urgent_stream_has_the_highest_priority_and_another_the_lowest(gpu, context):
     context.stream(urgent=True)
     context.stream(urgent=False)
@@ -210,8 +204,6 @@ def test_an_event_happens_after_what_was_put_on_the_stream_before_it(gpu, contex
         context.happened(event)
     context.wait(stream)
 
-
-# ---- graphs ----
 
 def round_trip(context, plus_one, stream, buffer):
     context.upload(buffer, stream)
@@ -267,8 +259,6 @@ def test_a_call_that_fails_while_capturing_leaves_nothing_behind(gpu, plus_one, 
     context.close()
     assert gpu.alive() == {} and gpu.count('leaked') == 0
 
-
-# ---- opening and closing ----
 
 def use(context, plus_one):
     stream, event = context.stream(), context.event()

@@ -11,16 +11,36 @@ import numpy as np
 import pytest
 from fake_gpu import fake_gpu
 from fake_tensorrt import GENERATIONS
-from tensorrt_rig import BUNDLES, assert_all_freed, assert_equal, open_on, opened, pair
+from tensorrt_rig import (
+    BUNDLES,
+    assert_all_freed,
+    assert_equal,
+    open_on,
+    open_oracles,
+    opened,
+    pair,
+    write_bundles,
+)
 
 from rgbx_seg_ros import RgbxSegError, cuda
 from rgbx_seg_ros.engine import Scene, open_engine
 
-pytest_plugins = ('tensorrt_rig',)
-pytestmark = pytest.mark.usefixtures('own_cache')
+
+@pytest.fixture(scope='module')
+def bundles(tmp_path_factory):
+    return write_bundles(tmp_path_factory.mktemp('bundles'))
 
 
-# ---- what an engine answers ----
+@pytest.fixture(scope='module')
+def oracles(bundles):
+    return open_oracles(bundles)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Keep engines in a folder of these tests, where a second one finds them built."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.getbasetemp() / 'tensorrt'))
+
 
 @pytest.mark.parametrize('kind', BUNDLES)
 @pytest.mark.parametrize('integrated', [0, 1], ids=['copied', 'mapped'])
@@ -57,8 +77,6 @@ def test_an_engine_opens_by_its_name_through_the_table(bundles, oracles):
         engine.close()
         assert_all_freed(gpu)
 
-
-# ---- CUDA graphs ----
 
 def test_each_frame_is_one_launch_of_the_graph_and_allocates_nothing(bundles, oracles):
     with fake_gpu('10.3') as gpu, opened(gpu, bundles['one graph']) as engine:
@@ -111,8 +129,6 @@ def test_rtx_captures_itself_and_is_never_captured(bundles):
         assert gpu.count('captures') == 0
         assert [one.name for one in gpu.world.graph_strategies] == ['WHOLE_GRAPH_CAPTURE'] * 2
 
-
-# ---- the scene graph beside the frames ----
 
 def test_embeddings_come_later_than_the_frame_and_of_the_right_pair(bundles, oracles):
     oracle = oracles['two graphs']
@@ -189,8 +205,6 @@ def test_a_bundle_of_one_graph_embeds_nothing(bundles):
                 call(*pair(0))
         assert engine.embedded() is None
 
-
-# ---- threads, and the end ----
 
 def test_a_foreign_thread_is_refused_and_the_owner_goes_on(bundles, oracles):
     errors = []

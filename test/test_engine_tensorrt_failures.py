@@ -16,17 +16,17 @@ from tensorrt_rig import (
     assert_sentence,
     model_of,
     open_on,
+    open_oracles,
     opened,
     pair,
+    write_bundles,
 )
 
 from rgbx_seg_ros import RgbxSegError, cuda, engine_tensorrt
-from rgbx_seg_ros.engine import BackendUnavailable, Options
+from rgbx_seg_ros.engine import BackendUnavailable, Options, open_engine
 from rgbx_seg_ros.engine_tensorrt import load_library, open_tensorrt
 from rgbx_seg_ros.manifest import MODEL_FILE
 
-pytest_plugins = ('tensorrt_rig',)
-pytestmark = pytest.mark.usefixtures('own_cache')
 # Driver calls for which, if they fail, a graph is done without.
 OF_CAPTURE = {'cuStreamBeginCapture_v2', 'cuStreamEndCapture', 'cuGraphInstantiateWithFlags',
               'cuGraphDestroy', 'cuMemcpyHtoDAsync_v2', 'cuMemcpyDtoHAsync_v2',
@@ -36,7 +36,21 @@ OF_LIBRARY = {'cuInit', 'cuDeviceGetAttribute', 'cuDeviceGetName', 'cuDriverGetV
               'cuMemAlloc_v2', 'cuMemFree_v2'}
 
 
-# ---- what goes wrong ----
+@pytest.fixture(scope='module')
+def bundles(tmp_path_factory):
+    return write_bundles(tmp_path_factory.mktemp('bundles'))
+
+
+@pytest.fixture(scope='module')
+def oracles(bundles):
+    return open_oracles(bundles)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Keep engines in a folder of these tests, where a second one finds them built."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.getbasetemp() / 'tensorrt'))
+
 
 @pytest.mark.parametrize('generation', ['10.3', 'rtx'])
 @pytest.mark.parametrize('code', [2, 700, 999])
@@ -175,6 +189,34 @@ def test_too_little_memory_of_the_gpu_lets_another_backend_try(bundles):
                 open_on(gpu, bundles['one graph'])
             assert_sentence(caught.value)
             assert_all_freed(gpu)
+
+
+def test_auto_goes_on_to_the_processor_where_the_gpu_is_full(bundles, oracles):
+    model = bundles['one graph']
+    with fake_gpu('10.3', memory=1 << 30, used=1 << 30) as gpu:
+        engine, _ = open_engine(model.bundle, 'auto', 'fp32')
+        assert engine.info.device == 'cpu' and 'memory' in engine.info.warning
+        assert engine.info.warning.startswith('the GPU Fake RTX A2000 is not used')
+        assert_equal(engine(*pair(0)), oracles['one graph'](*pair(0)))
+        engine.close()
+        assert_all_freed(gpu)
+
+
+def test_auto_takes_rtx_where_tensorrt_is_not_installed(bundles):
+    with fake_gpu('rtx') as gpu:
+        engine, _ = open_engine(bundles['one graph'].bundle, 'auto', 'fp32')
+        assert engine.info.backend == 'tensorrt_rtx' and engine.info.warning == ''
+        assert 'tensorrt: TensorRT cannot be imported' in engine.info.choice
+        engine.close()
+        assert_all_freed(gpu)
+
+
+def test_auto_stops_where_the_context_is_lost(bundles):
+    with fake_gpu('10.3') as gpu:
+        gpu.world.fail('kernel')
+        with pytest.raises(RgbxSegError, match='^TensorRT on Fake RTX A2000 failed and left the '):
+            open_engine(bundles['one graph'].bundle, 'auto', 'fp32')
+        assert_all_freed(gpu)
 
 
 @pytest.mark.parametrize('flavor, settings, said', [

@@ -13,17 +13,27 @@ import sys
 import pytest
 from fake_gpu import fake_gpu
 from fake_tensorrt import CLASSES, ENUMS, GENERATIONS, make
-from tensorrt_rig import assert_sentence, opened
+from tensorrt_rig import (
+    assert_sentence,
+    opened,
+    write_bundles,
+)
 
 from rgbx_seg_ros import cuda, tensorrt_session
 from rgbx_seg_ros.engine import BackendUnavailable, Options
 from rgbx_seg_ros.engine_tensorrt import FLAVORS, open_tensorrt
 
-pytest_plugins = ('tensorrt_rig',)
-pytestmark = pytest.mark.usefixtures('own_cache')
+
+@pytest.fixture(scope='module')
+def bundles(tmp_path_factory):
+    return write_bundles(tmp_path_factory.mktemp('bundles'))
 
 
-# ---- the kernels that RTX compiles ----
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Keep engines in a folder of these tests, where a second one finds them built."""
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.getbasetemp() / 'tensorrt'))
+
 
 def test_rtx_keeps_its_kernels_and_takes_them_at_the_next_start(bundles, tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
@@ -53,8 +63,6 @@ def test_kernels_that_cannot_be_kept_are_only_told_of(bundles, monkeypatch):
     with fake_gpu('rtx', driver=13010) as gpu, opened(gpu, bundles['one graph'], tell=told.append):
         assert 'cannot be written (Read-only file system); the kernels are' in told[-1]
 
-
-# ---- the names that the real libraries have ----
 
 OWNERS = {  # expression in the code -> class of the library; '' is the module
     'trt': '', 'library.trt': '', 'self._library.trt': '', 'trt.ILogger': 'ILogger',
