@@ -33,6 +33,7 @@ from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE
 from rgbx_seg_ros.selection import RTX_CAPABILITIES
 from rgbx_seg_ros.tensorrt_builder import obtain_plans, runtime_cache
 from rgbx_seg_ros.tensorrt_session import EngineRefused, Log, Session
+from rgbx_seg_ros.tensorrt_target import dotted
 
 
 class Flavor(NamedTuple):
@@ -122,8 +123,9 @@ def _explain(failure: Exception, lost: bool, where: str) -> Exception:
         return BackendUnavailable(f'{where}: {failure}')
     if isinstance(failure, RgbxSegError):
         return failure
-    return RgbxSegError(f'{where} failed ({type(failure).__name__}: {failure}); expected an '
-                        'engine; choose another backend.')
+    reason = ' '.join(str(failure).split())
+    return RgbxSegError(f'{where} failed ({type(failure).__name__}: {reason}); expected an engine; '
+                        'choose another backend.')
 
 
 def _usable_gpu(flavor: str) -> Gpu:
@@ -138,7 +140,7 @@ def _usable_gpu(flavor: str) -> Gpu:
         known = ', '.join(f'{major}.{minor}' for major, minor in traits.capabilities)
         raise BackendUnavailable(
             f'{traits.name} has no kernels for {gpu.name}, whose compute capability is '
-            f'{_dotted(gpu.capability)}; expected one of {known}; use TensorRT.')
+            f'{dotted(gpu.capability)}; expected one of {known}; use TensorRT.')
     return gpu
 
 
@@ -169,23 +171,23 @@ class TensorRtEngine:
 
     def open(self, options: Options) -> None:
         """Build or find the engines, load and warm them up; call `close` also if that fails."""
-        self._cuda = Context(mapped=self._gpu.integrated)
-        free, _ = self._cuda.free_and_total_bytes()
-        self._log = Log(self._library.trt)
         try:
-            self._load(options, free)
+            self._load(options)
+            refused = ''
         except EngineRefused as error:
-            if options.engine_file is not None or self._cuda.is_lost():
+            if options.engine_file is not None or self.is_lost():
                 raise
-            options.tell(f'{error} It is built again.')
-            self._drop()
-            for path in self._obtain(options, free).values():
+            refused = str(error)
+        if refused:  # once: the next error is told
+            options.tell(f'{refused} It is built again.')
+            for path in self._obtain(options).values():
                 path.unlink(missing_ok=True)
-            self._load(options, free)
+            self.close()
+            self._load(options)
         ways = {session.how for session in self._sessions.values()}
         self.info = self._model.info(
             self._library.flavor, self._library.version,
-            f'{self._gpu.name} (compute capability {_dotted(self._gpu.capability)}, '
+            f'{self._gpu.name} (compute capability {dotted(self._gpu.capability)}, '
             f'{" and ".join(sorted(ways))})', embeds_aside=self._has_scene)
 
     def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
@@ -268,12 +270,15 @@ class TensorRtEngine:
             np.copyto(own, made)
         self._is_pending, self._late = False, self._kept
 
-    def _obtain(self, options: Options, free_bytes: int) -> dict[str, Path]:
-        return obtain_plans(self._library, self._model, options, self._gpu, free_bytes)
+    def _obtain(self, options: Options) -> dict[str, Path]:
+        assert self._cuda is not None
+        free, _ = self._cuda.free_and_total_bytes()
+        return obtain_plans(self._library, self._model, options, self._gpu, free)
 
-    def _load(self, options: Options, free_bytes: int) -> None:
-        assert self._cuda is not None and self._log is not None
-        plans = self._obtain(options, free_bytes)
+    def _load(self, options: Options) -> None:
+        self._cuda = Context(mapped=self._gpu.integrated)
+        self._log = Log(self._library.trt)
+        plans = self._obtain(options)
         self._cuda.bind()  # a builder may have set another context
         try:
             self._runtime = self._library.trt.Runtime(self._log.logger)
@@ -298,7 +303,3 @@ class TensorRtEngine:
             session.close()
         self._sessions.clear()
         self._runtime = None
-
-
-def _dotted(capability: tuple[int, int]) -> str:
-    return '.'.join(map(str, capability))

@@ -281,6 +281,26 @@ def test_a_damaged_engine_is_built_again_with_the_reason(bundles, oracles, monke
                    for text in told)
 
 
+def test_nothing_of_the_first_attempt_is_left_when_an_engine_is_built_again(bundles):
+    with fake_gpu('10.3') as gpu:
+        with opened(gpu, bundles['two graphs']):
+            alive, built = gpu.alive(), gpu.world.built
+        gpu.world.fail('deserialize_cuda_engine', nth=2)
+        with opened(gpu, bundles['two graphs']):
+            assert gpu.alive() == alive and gpu.world.built == built + 2
+
+
+def test_what_nobody_expected_is_a_sentence_too(bundles):
+    def fall_over(engine, *arguments):
+        raise RuntimeError('first line\nsecond line')
+
+    with fake_gpu('10.3') as gpu:
+        gpu.trt.ICudaEngine.create_execution_context = fall_over
+        with pytest.raises(RgbxSegError, match=r'failed \(RuntimeError: first line second line\);'):
+            open_on(gpu, bundles['one graph'])
+        assert_all_freed(gpu)
+
+
 def test_a_damaged_engine_that_was_named_is_refused(bundles, monkeypatch, tmp_path):
     with fake_gpu('10.3') as gpu:
         bad = tmp_path / 'bad.engine'
