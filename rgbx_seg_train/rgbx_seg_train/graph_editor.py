@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 PREFIX = 'quick_'  # of the names of new values
@@ -27,7 +29,8 @@ class Editor:
         self.stored = {node.output[0]: node.input[0] for node in self.nodes
                        if node.op_type == 'Cast' and node.input[0] in self.weights}
         self.outputs = {tensor.name for tensor in model.graph.output}
-        self._count = sum(name.startswith(PREFIX) for name in (*self.weights, *self.makers))
+        taken = (re.match(f'{PREFIX}([0-9]+)', name) for name in (*self.weights, *self.makers))
+        self._count = max((int(match[1]) for match in taken if match), default=0)
 
     @property
     def makers(self) -> dict[str, onnx.NodeProto]:
@@ -90,14 +93,43 @@ class Editor:
         self.weights[tensor.name] = tensor
         return tensor.name
 
+    def weight(self, values: NDArray[Any], like: str) -> str:
+        """Return the name of a float32 weight, stored in halves if `like` is."""
+        if like not in self.stored:
+            return self.constant(values)
+        halved = self.constant(values.astype(np.float16))
+        name = self.put('Cast', [halved], to=TensorProto.FLOAT)
+        self.stored[name] = halved
+        return name
+
     def integers(self, values: Sequence[int]) -> str:
         """Return the name of an int64 constant, such as a shape."""
         return self.constant(np.array(values, np.int64))
 
+    def values(self, name: str) -> NDArray[Any] | None:
+        """Return what a constant holds, a halved weight as float32; None for other values."""
+        if name in self.stored:
+            return numpy_helper.to_array(self.weights[self.stored[name]]).astype(np.float32)
+        return numpy_helper.to_array(self.weights[name]) if name in self.weights else None
+
+    def integers_of(self, name: str) -> list[int] | None:
+        """Return a constant as a list of integers; None for other values."""
+        values = self.values(name)
+        return None if values is None else [int(value) for value in values.ravel()]
+
+    def tidy(self) -> None:
+        """Let readers of a copy read what it copies; take out what nothing reads."""
+        for node in [node for node in self.nodes if node.op_type == 'Identity']:
+            if node.output[0] not in self.outputs:
+                self.drop([node])
+                self.rename(node.output[0], node.input[0])
+        self.nodes = self._used()
+
     def write(self) -> None:
         """Put nodes and weights that have a use into the model, each node behind its inputs."""
         graph = self._graph
-        nodes = self._used()
+        self.tidy()
+        nodes = self.nodes
         read = {name for node in nodes for name in node.input}
         del graph.node[:], graph.initializer[:]
         graph.node.extend(nodes)

@@ -12,20 +12,29 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.engine import OUTPUTS
 from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE, load_bundle, save_bundle
 from rgbx_seg_train.graph_editor import Editor
+from rgbx_seg_train.onnx_layout import keep_channels_last
+from rgbx_seg_train.onnx_products import cut_weights, join_contexts, unwrap_products
 
 LOGITS = 'logits'  # the name that the tensor of the logits keeps inside `model.onnx`
+SMALL = 64  # rows of logits up to which a product enlarges them faster than Resize does
 
 
 def quicken(model: onnx.ModelProto) -> None:
     """Phrase a graph of a bundle anew, in place; a graph that is phrased so already stays."""
     editor = Editor(model)
+    _drop_copies(editor)
+    unwrap_products(editor)
+    cut_weights(editor)
+    join_contexts(editor)
+    keep_channels_last(editor)
     _answer_by_planes(editor)
     editor.write()
 
@@ -38,17 +47,20 @@ def _answer_by_planes(editor: Editor) -> None:
     1 / sum(exp(logit - max)).
     """
     arg = editor.only('ArgMax')
-    if arg is None or {name for name in OUTPUTS if name not in editor.makers}:
+    if arg is None or not {arg.input[0], *OUTPUTS} <= editor.makers.keys():
         return
     logits = arg.input[0]
     _, classes, height, width = editor.shapes[logits]
     editor.drop(editor.behind(logits))
     editor.rename(logits, LOGITS)
-    # Planes of one image each, which cost no copy to tell apart.
-    images = editor.put('Reshape', [LOGITS, editor.integers([classes, 1, height, width])])
+    if _enlarge_by_products(editor):
+        images, axis = LOGITS, 1
+    else:  # planes of one image each, which cost no copy to tell apart
+        images = editor.put('Reshape', [LOGITS, editor.integers([classes, 1, height, width])])
+        axis = 0
     planes = [images]
     if classes > 1:
-        planes = editor.put_many('Split', [images], classes, axis=0, num_outputs=classes)
+        planes = editor.put_many('Split', [images], classes, axis=axis, num_outputs=classes)
     best, label = planes[0], editor.constant(np.zeros((1, 1, 1, 1), np.float32))
     for number, plane in enumerate(planes[1:], 1):
         better = editor.put('Greater', [plane, best])
@@ -66,6 +78,39 @@ def _answer_by_planes(editor: Editor) -> None:
     for name, image in zip(OUTPUTS, (label, rounded), strict=True):
         mask = editor.put('Reshape', [image, editor.integers([1, height, width])])
         editor.put('Cast', [mask], name, to=TensorProto.UINT8)
+
+
+def _enlarge_by_products(editor: Editor) -> bool:
+    """Enlarge small logits by products with constant matrices; tell whether they are."""
+    resize = editor.makers[LOGITS]
+    attributes = {a.name: helper.get_attribute_value(a) for a in resize.attribute}
+    if resize.op_type != 'Resize' or attributes.get('mode') != b'linear' or attributes.get(
+            'coordinate_transformation_mode', b'half_pixel') != b'half_pixel':
+        return False
+    (*_, low, narrow), (*_, height, width) = (editor.shapes[name] for name in (
+        resize.input[0], LOGITS))
+    if low > SMALL or height < low or width < narrow:
+        return False
+    editor.drop([resize])
+    columns = editor.constant(np.ascontiguousarray(enlarging_matrix(narrow, width).T))
+    wide = editor.put('MatMul', [resize.input[0], columns], f'{LOGITS}_wide')
+    editor.put('MatMul', [editor.constant(enlarging_matrix(low, height)), wide], LOGITS)
+    return True
+
+
+def enlarging_matrix(size: int, to: int) -> NDArray[np.float32]:
+    """Return the float32 (to, size) matrix of a bilinear Resize of one axis, by half pixels."""
+    at = np.clip((np.arange(to) + 0.5) * size / to - 0.5, 0, size - 1)
+    return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(size))).astype(np.float32)
+
+
+def _drop_copies(editor: Editor) -> None:
+    """Take out each Resize to its own size."""
+    for node in [node for node in editor.nodes if node.op_type == 'Resize']:
+        if editor.shapes[node.input[0]] == editor.shapes[node.output[0]]:
+            editor.drop([node])
+            editor.put('Identity', [node.input[0]], node.output[0])
+    editor.tidy()
 
 
 def _main() -> None:
