@@ -259,3 +259,21 @@ def test_graphs_of_others_are_refused():
     next(n for n in model.graph.node if 'rgb' in n.input).op_type = 'Identity'
     with pytest.raises(RgbxSegError, match='input rgb of the graph is Identity; expected one'):
         with_camera(model, (480, 640), NETWORK)
+
+
+def test_tensorrt_builds_it():
+    trt = pytest.importorskip('tensorrt_rtx')
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    for size in ((720, 1280), (721, 1281)):
+        network = builder.create_network(
+            1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = trt.OnnxParser(network, logger)
+        model = with_camera(echo(), size, (512, 640))
+        assert parser.parse(model.SerializeToString()), parser.get_error(0).desc()
+        config = builder.create_builder_config()
+        assert builder.build_serialized_network(network, config) is not None
+        tensors = [network.get_input(0), network.get_input(1), network.get_output(0)]
+        assert [tuple(tensor.shape) for tensor in tensors] == [
+            (1, *size, 3), (1, 512, 640, 1), (1, *size)]
+        assert {tensor.dtype for tensor in tensors} == {trt.uint8}
