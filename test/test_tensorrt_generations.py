@@ -42,7 +42,8 @@ def test_each_tensorrt_builds_for_the_gpu_that_is_here(gpu, tmp_path):
 def test_another_driver_or_gpu_has_the_engine_built_again_and_says_why(gpu, tmp_path):
     model, here, told = tiny_model(tmp_path), this_machine().gpu, []
     obtain_plans(library(gpu), model, Options(), here, GIB)
-    for change, text in (({'driver': 13020}, 'expected 13.2'), ({'name': 'Fake Orin'}, 'GPU Fake RTX A2000, expected Fake Orin'),
+    for change, text in (({'driver': 13020}, 'expected 13.2'),
+                         ({'name': 'Fake Orin'}, 'GPU Fake RTX A2000, expected Fake Orin'),
                          ({'capability': (8, 9)}, 'compute capability 8.6, expected 8.9')):
         obtain_plans(library(gpu), model, Options(tell=told.append), here._replace(**change), GIB)
         assert any('has another one' in one and text in one for one in told), told
