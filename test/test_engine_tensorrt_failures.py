@@ -160,8 +160,10 @@ def test_a_kernel_that_fails_loses_the_context_and_closing_still_frees_all(bundl
     with fake_gpu('10.3') as gpu:
         engine = open_on(gpu, bundles['two graphs'])
         gpu.world.fail('kernel')
+        assert not engine.is_lost()
         with pytest.raises(cuda.CudaError, match='LAUNCH_FAILED.*start the program again'):
             engine(*pair(0))
+        assert engine.is_lost()
         with pytest.raises(cuda.CudaError, match='start the program again'):
             engine(*pair(0))
         with pytest.raises(cuda.CudaError):
