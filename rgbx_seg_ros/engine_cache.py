@@ -182,11 +182,9 @@ def prune(days: float, tell: Tell) -> int:
         freed += _remove_rests(place)
         oldest = time.time() - days * 86400
         for path in sorted(place.iterdir()):
-            if path.name == LOCK_FILE or path.suffix == '.json':
-                continue
-            if path.stat().st_mtime <= oldest or (
-                    path.suffix == SUFFIX and not _sidecar(path).exists()):
-                freed += _remove(_sidecar(path)) + _remove(path)
+            with suppress(FileNotFoundError):  # another process replaces a file meanwhile
+                if path.name != LOCK_FILE and _is_old(path, oldest):
+                    freed += _remove(path)
     return freed
 
 
@@ -281,6 +279,14 @@ def _why_new(parts: Parts, about: Parts) -> str:
     nearest = min(like, key=lambda entry: sum(
         entry.parts.get(name) != value for name, value in parts.items()))
     return f'{folder()} has another one ({differ(nearest.parts, parts)})'
+
+
+def _is_old(path: Path, oldest: float) -> bool:
+    """Return whether a file of the cache was not used for long, or is a part of nothing."""
+    if path.suffix == '.json':  # it goes with its engine, which comes before it in the alphabet
+        return not path.with_suffix('').exists()
+    half = path.suffix == SUFFIX and not _sidecar(path).exists()
+    return half or path.stat().st_mtime <= oldest
 
 
 def _touch(path: Path) -> None:

@@ -21,7 +21,7 @@ from rgbx_seg_ros.build_progress import Phases, Tell, monitor, ticking
 from rgbx_seg_ros.cuda import Gpu
 from rgbx_seg_ros.engine import BackendUnavailable, Found, Graph, Model, Options, check_tensors
 from rgbx_seg_ros.given_engines import check_engine, files_of
-from rgbx_seg_ros.manifest import sha256_of
+from rgbx_seg_ros.manifest import SCENE_FILE, sha256_of
 from rgbx_seg_ros.onnx_opset import opset_of
 from rgbx_seg_ros.tensorrt_target import Target, dotted, driver_text, target_of
 
@@ -101,7 +101,7 @@ def parts_of(library: Library, model: Model, graph: str, target: Target) -> dict
     """Return, in words, all that decides which engine is built of a graph."""
     tensors = model.graphs()[graph]
     return {
-        'ONNX SHA-256': sha256_of(model.path(graph)),
+        'ONNX SHA-256': _digest(model, graph),
         'library': library.flavor, 'version': library.version, **target.words,
         'precision': model.precision,
         'tensors': '; '.join(f'{name} {dtype} {"x".join(map(str, shape))}' for name, (dtype, shape)
@@ -131,6 +131,14 @@ def runtime_cache(plan: Path, gpu: Gpu) -> Path:
         digest = sha256_of(plan)
     return (engine_cache.folder()
             / f'{digest[:32]}-{dotted(gpu.capability)}-{driver_text(gpu.driver)}.runtime')
+
+
+def _digest(model: Model, graph: str) -> str:
+    """Return the SHA-256 of a graph as the manifest tells it, checked when it was opened."""
+    if model.variant is not None and graph in model.variant.files:
+        return model.variant.files[graph]
+    scene = model.manifest.scene
+    return scene.onnx_sha256 if graph == SCENE_FILE and scene else model.manifest.onnx_sha256
 
 
 def build_plan(library: Library, onnx: Path, target: Target, workspace_bytes: int,

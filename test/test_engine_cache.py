@@ -280,7 +280,8 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_prune_removes_what_was_not_used_and_rests_but_nothing_in_use(place):
     old, used = Builder().obtain()[0], Builder().obtain({**PARTS, 'GPU': 'used'})[0]
-    for name in ('half.engine', f'.{old.path.name}.abc.tmp', 'kernels.runtime'):
+    for name in ('half.engine', 'gone.engine.json', f'.{old.path.name}.abc.tmp',
+                 'kernels.runtime'):
         (place / name).write_bytes(b'x')
     long_ago = time.time() - 40 * 86400
     for name in (old.path, used.path, place / 'kernels.runtime'):
