@@ -15,14 +15,15 @@ from rgbx_seg_ros import RgbxSegError
 LIBRARY = 'libcuda.so.1'
 CAPABILITY_MAJOR, CAPABILITY_MINOR, INTEGRATED = 75, 76, 18  # CU_DEVICE_ATTRIBUTE_*
 OUT_OF_MEMORY, NO_DEVICE, NOT_READY = 2, 100, 600  # CUresult
-# After one of these every call in the context fails, and for most of them in the process.
-STICKY = {214, 219, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 720}
+# After one of these every call in the context fails, and mostly in the process: cuda.h 13.0.
+STICKY = {214, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911}
 LOST = 'the CUDA context is lost: start the program again'
 REMEDIES = {
     OUT_OF_MEMORY: 'close what else uses the GPU, or take a smaller network or precision',
     NO_DEVICE: 'check `nvidia-smi`, CUDA_VISIBLE_DEVICES, and that a container is given the GPU '
                '(`--gpus all`)',
-    35: 'update the NVIDIA driver',
+    34: 'take the stub of libcuda.so.1 out of LD_LIBRARY_PATH, and install the NVIDIA driver',
+    46: 'end what has the GPU for itself, or set its compute mode to default',
     222: 'update the NVIDIA driver',
     803: 'the kernel module and the libraries of the driver are of two versions: reboot, or '
          'install the same version of both',

@@ -78,7 +78,7 @@ def test_a_driver_without_what_is_needed_is_too_old(gpu, monkeypatch):
      'expected success; check `nvidia-smi`'),
     ({'init': 803}, 'are of two versions: reboot'),
     ({'init': 999}, 'nvidia_uvm'),
-    ({'init': 35}, 'update the NVIDIA driver'),
+    ({'init': 34}, 'take the stub of libcuda.so.1 out of LD_LIBRARY_PATH'),
     ({'init': 12345}, 'CUresult 12345 (no text)')])
 def test_why_there_is_no_gpu_is_said_with_a_remedy(settings, said):
     with fake_gpu(**settings):
