@@ -21,10 +21,10 @@ from rgbx_seg_ros.machine import Machine
 from rgbx_seg_ros.manifest import Variant, check_variant, load_bundle
 from rgbx_seg_ros.selection import choose
 from rgbx_seg_ros.thermal import to_uint8
-from rgbx_seg_train import agreement, quantize, variants
+from rgbx_seg_train import agreement, quantize, variant_maker, variants
 from rgbx_seg_train.frames import Frame, read_frames, refuse_shared
 from rgbx_seg_train.precision import lower
-from rgbx_seg_train.variants import Pairs, add_variants
+from rgbx_seg_train.variant_maker import Pairs, add_variants
 
 
 @pytest.fixture
@@ -122,7 +122,7 @@ def test_a_form_that_loses_too_much_is_stored_but_no_default(bundle, monkeypatch
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), tensor.name))
         return lowered
 
-    monkeypatch.setattr(variants, 'lower', ruin)
+    monkeypatch.setattr(variant_maker, 'lower', ruin)
     _, own = open_engine(bundle, 'onnxruntime', 'fp32')
     engine, _ = open_engine(bundle, 'onnxruntime', 'fp32')
     true = [frame._replace(target=engine(*frame[:2])[0][0].copy()) for frame in frames(0)]
