@@ -23,7 +23,7 @@ from torch import nn
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import Graph
 from rgbx_seg_train.export_phases import Phases
-from rgbx_seg_train.onnx_passes import quicken
+from rgbx_seg_train.onnx_passes import LOGITS, quicken
 
 OPSET = 18  # the oldest the exporter makes, and within what TensorRT 10.3 on JetPack 6 reads
 MAX_BYTES = 2**31 - 1  # of a protobuf message, and an ONNX file is one
@@ -168,11 +168,14 @@ def strip(model: onnx.ModelProto) -> None:
 def halve_weights(model: onnx.ModelProto) -> None:
     """Store large float weights as float16, cast back to float when the graph is loaded."""
     casts = []
+    # These enlarge images: rounding them would show.
+    exact = {name for node in model.graph.node for name in node.input
+             if node.output[0].startswith(LOGITS)}
     for tensor in model.graph.initializer:
         values = numpy_helper.to_array(tensor)
         if tensor.data_type != TensorProto.FLOAT or values.size < SMALLEST_HALVED:
             continue
-        if np.abs(values).max() > np.finfo(np.float16).max:
+        if tensor.name in exact or np.abs(values).max() > np.finfo(np.float16).max:
             continue
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f'{name}_half'))
