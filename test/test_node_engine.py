@@ -185,7 +185,9 @@ def test_the_first_start_builds_the_engine_in_sight_the_next_one_finds_it(tmp_pa
             masks = peer.listen(Image, '/segment/mask')
             heard = peer.listen(DiagnosticArray, '/diagnostics')
             if is_first:
-                assert 'building the engine of model.onnx' in status(peer, heard, 'state')[1]
+                assert peer.until(lambda: any(
+                    'building the engine of model.onnx' in own.message
+                    for report in heard for own in report.status)), node.log
                 assert peer.state() == 'configuring'
             stamp_ns = next(STAMPS_NS)
             peer.publish('/rgb/image_raw', image(rgb, 'rgb8', stamp_ns))
