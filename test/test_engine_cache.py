@@ -24,14 +24,16 @@ PARTS = {'ONNX SHA-256': 'ab' * 32, 'library': 'tensorrt', 'version': '10.3.0', 
          'schema': '1'}
 ABOUT = {'bundle': 'tiny', 'graph': 'model.onnx'}
 PLAN = b'plan ' * 1000
-# What another process does: build slowly, or end itself at the n-th file that it puts in place.
+# What another process does: build until it is let go, or end itself at the n-th file that it puts
+# in place.
 PROGRAM = """
-import os, signal, sys, time
+import os, signal, sys
 from rgbx_seg_ros import engine_cache
 parts, about = {parts!r}, {about!r}
 def build():
     print('building', flush=True)
-    time.sleep({seconds})
+    if {waits}:
+        sys.stdin.read()
     return {plan!r}
 replace, left = os.replace, [{replaces}]
 def count(*names):
@@ -69,11 +71,21 @@ class Builder:
         return ' '.join(self.told)
 
 
-def process(seconds=0.0, replaces=0):
-    program = PROGRAM.format(parts=PARTS, about=ABOUT, plan=PLAN, seconds=seconds,
-                             replaces=replaces)
-    return subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, stdout=subprocess.PIPE,
-                            text=True)
+def process(waits=False, replaces=0):
+    """Start a builder; one that waits goes on when its standard input is closed."""
+    program = PROGRAM.format(parts=PARTS, about=ABOUT, plan=PLAN, waits=waits, replaces=replaces)
+    return subprocess.Popen([sys.executable, '-c', program], cwd=ROOT, text=True,
+                            stdin=subprocess.PIPE if waits else subprocess.DEVNULL,
+                            stdout=subprocess.PIPE)
+
+
+def read_until(child, word):
+    """Read what a process says up to a line with this word in it."""
+    lines = []
+    while word not in (line := child.stdout.readline()):
+        assert line, f'it ended after {lines}'
+        lines.append(line)
+    return line
 
 
 def files(place):
@@ -169,9 +181,8 @@ def test_a_build_that_fails_leaves_nothing_and_no_lock(place):
 @pytest.mark.parametrize('replaces, left', [(0, 0), (1, 1), (2, 2)],
                          ids=['while it builds', 'before the engine', 'before the sidecar'])
 def test_kill_9_leaves_no_engine_and_the_next_start_builds_again(place, replaces, left):
-    child = process(seconds=0 if replaces else 30, replaces=replaces)
-    while 'building' not in child.stdout.readline():
-        assert child.poll() is None
+    child = process(waits=not replaces, replaces=replaces)
+    read_until(child, 'building')
     if not replaces:
         child.kill()
     assert child.wait(20) == -signal.SIGKILL
@@ -182,27 +193,25 @@ def test_kill_9_leaves_no_engine_and_the_next_start_builds_again(place, replaces
     assert f'process {child.pid}' in builder.text and 'did not come to its end' in builder.text
     assert 'add swap' in builder.text
     assert files(place) == [entry.path.name, f'{entry.path.name}.json']
-    child.stdout.close()
+    child.communicate()
 
 
 def test_of_two_processes_one_builds_and_the_other_says_for_whom_it_waits():
-    first = process(seconds=1.5)
-    while 'building' not in first.stdout.readline():
-        pass
+    first = process(waits=True)
+    read_until(first, 'building')
     second = process()
-    heard, _ = second.communicate(timeout=30)
-    assert f'waiting since 0 s for process {first.pid} on ' in heard
-    assert 'the engine of model.onnx for tensorrt' in heard
-    assert 'building' not in heard.split('\n') and '\nold ' in heard
-    assert '\nnew ' in '\n' + first.communicate(timeout=30)[0]
+    waiting = read_until(second, 'waiting')
+    assert f'waiting since 0 s for process {first.pid} on ' in waiting
+    assert 'the engine of model.onnx for tensorrt' in waiting
+    assert first.communicate(timeout=30)[0].startswith('new ')
+    assert second.communicate(timeout=30)[0].startswith('old ')
 
 
 def test_the_lock_of_a_dead_process_holds_nobody_up():
-    first = process(seconds=60)
-    while 'building' not in first.stdout.readline():
-        pass
+    first = process(waits=True)
+    read_until(first, 'building')
     second = process()
-    assert 'waiting' in second.stdout.readline()
+    read_until(second, 'waiting')
     first.kill()
     heard, _ = second.communicate(timeout=20)
     assert '\nnew ' in heard and 'did not come to its end' in heard
@@ -212,13 +221,19 @@ def test_the_lock_of_a_dead_process_holds_nobody_up():
 def test_a_long_wait_is_told_every_few_seconds(place, monkeypatch):
     monkeypatch.setattr(engine_lock, 'TELL_S', 0.1)
     monkeypatch.setattr(engine_lock, 'LOOK_S', 0.01)
-    first = process(seconds=1.0)
-    while 'building' not in first.stdout.readline():
-        pass
+    first = process(waits=True)
+    read_until(first, 'building')
     builder = Builder()
-    assert not builder.obtain()[1]
-    assert sum(text.startswith('waiting since') for text in builder.told) >= 3
-    first.communicate()
+
+    def tell(text):
+        builder.told.append(text)
+        if len(builder.told) == 3:
+            first.stdin.close()
+
+    assert not engine_cache.obtain(PARTS, ABOUT, builder, tell)[1]
+    assert all(text.startswith('waiting since') for text in builder.told)
+    assert first.wait(30) == 0
+    first.stdout.close()
 
 
 def test_a_folder_that_cannot_be_written_makes_a_temporary_engine(place, tmp_path, monkeypatch):
@@ -253,7 +268,8 @@ def test_without_any_space_it_is_one_sentence(place):
     def child():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
-    program = PROGRAM.format(parts=PARTS, about=ABOUT, plan=PLAN, seconds=0, replaces=0)
+    program = PROGRAM.format(parts=PARTS, about=ABOUT, plan=PLAN, waits=False,
+                             replaces=0)
     run = subprocess.run([sys.executable, '-c', program], cwd=ROOT, preexec_fn=child, text=True,
                          capture_output=True, timeout=30, check=False)
     assert run.returncode == 1

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -253,10 +252,12 @@ def test_another_precision_of_the_same_file_is_another_engine(rtx, tmp_path):
 PROGRAM = """
 import sys
 from pathlib import Path
+from rgbx_seg_ros import build_progress
 from rgbx_seg_ros.engine import Model, Options
 from rgbx_seg_ros.engine_tensorrt import load_library
 from rgbx_seg_ros.manifest import load_bundle
 from rgbx_seg_ros.tensorrt_builder import obtain_plans
+build_progress.TICK_S = 0.05
 bundle = Path(sys.argv[1])
 library = load_library('tensorrt_rtx')
 tell = lambda text: print(text, flush=True)
@@ -274,11 +275,10 @@ def test_kill_9_in_the_midst_of_a_build_leaves_no_engine_and_the_next_start_buil
         rtx, tmp_path, place):
     bundle = slow_bundle(tmp_path)
     child = builder_process(bundle)
-    while 'building the engine' not in child.stdout.readline():
-        assert child.poll() is None
-    time.sleep(0.2)  # the library is at work
+    while '(step ' not in (line := child.stdout.readline()):  # till the library is at work
+        assert line
     child.kill()
-    assert child.wait(20) == -signal.SIGKILL and 'plan' not in child.stdout.read()
+    assert child.wait(20) == -signal.SIGKILL and '\nplan' not in child.stdout.read()
     assert not list(place.glob('*.engine'))
     told = []
     plan = obtain_plans(rtx, open_model(bundle), Options(tell=told.append), None, 0)[MODEL_FILE]
@@ -289,11 +289,11 @@ def test_kill_9_in_the_midst_of_a_build_leaves_no_engine_and_the_next_start_buil
 
 def test_of_two_builders_the_second_waits_and_takes_what_the_first_built(rtx, tmp_path, place):
     bundle = slow_bundle(tmp_path)
-    first, second = (builder_process(bundle) for _ in range(2))
-    texts = [child.communicate(timeout=60)[0] for child in (first, second)]
-    assert sum('building the engine' in text for text in texts) == 1
-    waiting = next(text for text in texts if 'building the engine' not in text)
-    assert f'waiting since 0 s for process {first.pid}' in waiting or (
-        f'waiting since 0 s for process {second.pid}' in waiting)
-    assert len({text.rstrip().split('\n')[-1] for text in texts}) == 1
-    assert len(list(place.glob('*.engine'))) == 1
+    first, told = builder_process(bundle), []
+    while 'building the engine' not in (line := first.stdout.readline()):
+        assert line
+    plan = obtain_plans(rtx, open_model(bundle), Options(tell=told.append), None, 0)[MODEL_FILE]
+    assert f'waiting since 0 s for process {first.pid}' in told[0]
+    assert not any('building' in text for text in told)
+    assert f'plan {plan}\n' in first.communicate(timeout=60)[0]
+    assert list(place.glob('*.engine')) == [plan]
