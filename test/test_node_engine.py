@@ -4,6 +4,7 @@
 
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -175,6 +176,10 @@ def test_a_gpu_that_is_not_used_is_a_warning(tmp_path, domain, gpu):
         assert len(told) == 1 and 'WARN' in told[0]
 
 
+def tells(heard, words):
+    return any(words in own.message for report in heard for own in report.status)
+
+
 def test_the_first_start_builds_the_engine_in_sight_the_next_one_finds_it(tmp_path, domain, gpu):
     gpu('10.3', build_seconds=3.0)
     bundle = write_tiny_bundle(tmp_path / 'bundle')
@@ -185,9 +190,7 @@ def test_the_first_start_builds_the_engine_in_sight_the_next_one_finds_it(tmp_pa
             masks = peer.listen(Image, '/segment/mask')
             heard = peer.listen(DiagnosticArray, '/diagnostics')
             if is_first:
-                assert peer.until(lambda: any(
-                    'building the engine of model.onnx' in own.message
-                    for report in heard for own in report.status)), node.log
+                assert peer.until(partial(tells, heard, 'building the engine of model.onnx'))
                 assert peer.state() == 'configuring'
             stamp_ns = next(STAMPS_NS)
             peer.publish('/rgb/image_raw', image(rgb, 'rgb8', stamp_ns))
