@@ -88,6 +88,7 @@ FORMS = (variant('fp16', 'fp16', 'tensorrt', 'tensorrt_rtx', 'torch'),
     ('openvino', 'bf16', LAPTOP, ('bf16', None)),  # OpenVINO makes it itself
     ('onnxruntime', 'auto', LAPTOP, ('fp32', None)),  # the int8 graphs of others are wrong in it
     ('torch', 'auto', HOPPER, ('fp16', 'fp16')),
+    ('torch', 'auto', LAPTOP, ('fp32', None)),  # whose processor is slow in fp16
     ('dummy', 'auto', LAPTOP, ('fp32', None))])
 def test_each_backend_gets_its_own_form_of_a_precision(bundle, backend, precision, machine,
                                                        expected):

@@ -39,8 +39,6 @@ from rgbx_seg_train.models import find_config, find_family
 from rgbx_seg_train.torch_cuda import CudaEngine, to_device
 from rgbx_seg_train.torch_engine import Lowered, TorchEngine, load_graph, open_checkpoint
 
-on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU')
-
 
 class WithScene(torch.nn.Module):
     """The stub; what the scene scores is multiplied by, it reads off constants of its own."""
@@ -445,7 +443,8 @@ def test_nothing_of_a_model_that_moves_to_a_gpu_stays_behind():
     assert not any('clip.tower' in name for name in program.state_dict())
 
 
-@on_gpu
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='torch finds no CUDA GPU')
 def test_on_a_gpu_labels_are_those_of_the_processor_and_memory_comes_back(made, scenes):
     folder = made['two']
     reference, _ = open_engine(folder, 'onnxruntime', 'fp32')
