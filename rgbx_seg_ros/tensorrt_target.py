@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 Capability = tuple[int, int]
 
-# Ampere, Ada and Blackwell in one engine of next to the size of one for each. 8.0 alone can take
-# 120 MB more; 7.5 has no fp32 products of matrices, and none of the others would be built either;
-# 12.1 with others takes twice the size.
+# Ampere, Ada and Blackwell in one engine of next to the size of one for each. Of some graphs an
+# engine for 8.0 alone, or for 12.1 and others, is by 30 to 120 MB larger; 7.5 has no fp32 products
+# of matrices, for which none of the others would be built either.
 PORTABLE: tuple[Capability, ...] = ((8, 6), (8, 9), (12, 0))
 ALONE: tuple[Capability, ...] = ((7, 5), (12, 1))
 
