@@ -53,31 +53,55 @@ def _answer_by_planes(editor: Editor) -> None:
     _, classes, height, width = editor.shapes[logits]
     editor.drop(editor.behind(logits))
     editor.rename(logits, LOGITS)
-    if _enlarge_by_products(editor):
+    _Planes(editor, classes, (height, width)).write(_enlarge_by_products(editor))
+
+
+class _Planes:
+    """Writes what follows the logits, all of it under names that begin with theirs.
+
+    By the names it is known that none of it bears less than fp32.
+    """
+
+    def __init__(self, editor: Editor, classes: int, size: tuple[int, int]) -> None:
+        self._editor, self._classes, self._size, self._count = editor, classes, size, 0
+
+    def write(self, apart: bool) -> None:
+        """Write label and confidence; `apart`: the classes of the logits lie apart in memory."""
+        put, constant = self._put, self._editor.constant
+        planes = self._split(apart)
+        best, label = planes[0], constant(np.zeros((1, 1, 1, 1), np.float32))
+        for number, plane in enumerate(planes[1:], 1):
+            label = put('Where', put('Greater', plane, best), constant(np.float32(number)), label)
+            best = put('Max', best, plane)
+        total = ''
+        for plane in planes:
+            share = put('Exp', put('Sub', plane, best))
+            total = put('Add', total, share) if total else share
+        rounded = put('Add', put('Div', constant(np.float32(255.0)), total),
+                      constant(np.float32(0.5)))
+        if len(planes) == 1:
+            label = put('Mul', rounded, constant(np.float32(0.0)))
+        # Through float: TensorRT 10.3 casts to uint8 only from floating point.
+        for name, image in zip(OUTPUTS, (label, rounded), strict=True):
+            mask = put('Reshape', image, self._editor.integers([1, *self._size]))
+            self._editor.put('Cast', [mask], name, to=TensorProto.UINT8)
+
+    def _split(self, apart: bool) -> list[str]:
+        """Return an image (1, 1, H, W) of each class."""
         images, axis = LOGITS, 1
-    else:  # planes of one image each, which cost no copy to tell apart
-        images = editor.put('Reshape', [LOGITS, editor.integers([classes, 1, height, width])])
-        axis = 0
-    planes = [images]
-    if classes > 1:
-        planes = editor.put_many('Split', [images], classes, axis=axis, num_outputs=classes)
-    best, label = planes[0], editor.constant(np.zeros((1, 1, 1, 1), np.float32))
-    for number, plane in enumerate(planes[1:], 1):
-        better = editor.put('Greater', [plane, best])
-        label = editor.put('Where', [better, editor.constant(np.float32(number)), label])
-        best = editor.put('Max', [best, plane])
-    total = ''
-    for plane in planes:
-        share = editor.put('Exp', [editor.put('Sub', [plane, best])])
-        total = editor.put('Add', [total, share]) if total else share
-    scaled = editor.put('Div', [editor.constant(np.float32(255.0)), total])
-    rounded = editor.put('Add', [scaled, editor.constant(np.float32(0.5))])
-    if classes == 1:
-        label = editor.put('Mul', [rounded, editor.constant(np.float32(0.0))])
-    # Through float: TensorRT 10.3 casts to uint8 only from floating point.
-    for name, image in zip(OUTPUTS, (label, rounded), strict=True):
-        mask = editor.put('Reshape', [image, editor.integers([1, height, width])])
-        editor.put('Cast', [mask], name, to=TensorProto.UINT8)
+        if not apart:  # side by side, they would be copied one by one
+            shape = self._editor.integers([self._classes, 1, *self._size])
+            images, axis = self._put('Reshape', LOGITS, shape), 0
+        if self._classes == 1:
+            return [images]
+        names = [f'{LOGITS}_of_{number}' for number in range(self._classes)]
+        self._editor.nodes.append(helper.make_node('Split', [images], names, axis=axis,
+                                                   num_outputs=self._classes))
+        return names
+
+    def _put(self, kind: str, *inputs: str) -> str:
+        self._count += 1
+        return self._editor.put(kind, inputs, f'{LOGITS}_{self._count}')
 
 
 def _enlarge_by_products(editor: Editor) -> bool:
