@@ -58,7 +58,9 @@ class CudaStream:
         """Make the stream; where two wait for the GPU, the `urgent` one goes first."""
         self.device = torch.device('cuda')
         self._stream = torch.cuda.Stream(self.device, priority=-1 if urgent else 0)
-        self._began, self._done = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        # Who waits sleeps: spinning would take a core that the camera drivers need.
+        self._began, self._done = (torch.cuda.Event(enable_timing=True, blocking=True)
+                                   for _ in range(2))
         self._has_run = False
 
     def host(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
