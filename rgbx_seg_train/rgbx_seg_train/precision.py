@@ -72,7 +72,7 @@ def lower(model: onnx.ModelProto, precision: str, keep: Collection[str] = KEPT,
 def _reasons(graph: TypedGraph, precision: str, keep: Collection[str]) -> dict[int, str]:
     """Return why operators stay in fp32, by their numbers."""
     reasons: dict[int, str] = {}
-    for name, find in (('images', find_images), ('answer', _answer), ('enlarging', _enlarging),
+    for name, find in (('images', find_images), ('answer', _answer), ('enlarging', find_enlarging),
                        ('norms', _norms)):
         if name in keep:
             reasons |= dict.fromkeys(find(graph), name)
@@ -138,8 +138,8 @@ def _answer(graph: TypedGraph) -> set[int]:
     return found
 
 
-def _enlarging(graph: TypedGraph) -> set[int]:
-    """Return the Resize that makes the logits, if one does."""
+def find_enlarging(graph: TypedGraph) -> set[int]:
+    """Return the Resize that makes the logits, or the products with matrices in its place."""
     maker = graph.maker.get(find_logits(graph.model))
     if maker is None:
         return set()

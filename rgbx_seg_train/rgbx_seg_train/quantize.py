@@ -32,7 +32,7 @@ from onnxruntime.quantization import (
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.onnx_graph import serialize, strip
-from rgbx_seg_train.precision import MOVES, find_images, find_logits, lower
+from rgbx_seg_train.precision import MOVES, find_enlarging, find_images, find_logits, lower
 from rgbx_seg_train.typed_graph import TypedGraph, prepare
 
 HEAVY = 0.003  # share of all multiply-adds from which an operator is quantized
@@ -140,13 +140,15 @@ def heavy_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 def _border(graph: TypedGraph) -> set[str]:
     """Return the images as the first layers read them, and the logits as the last one makes them.
 
-    The logits are followed upwards through what has no weights.
+    The logits are followed upwards through what only moves or enlarges them.
     """
     images = {name for n in find_images(graph) for name in graph.nodes[n].output}
-    last = {find_logits(graph.model)}
-    for node in reversed(graph.nodes):
-        if last.intersection(node.output) and node.op_type in (*MOVES, 'Resize', 'Add'):
-            last.update(name for name in node.input if graph.is_float(name))
+    last, enlarging = {find_logits(graph.model)}, find_enlarging(graph)
+    for n, node in reversed(list(enumerate(graph.nodes))):
+        passes = n in enlarging or node.op_type in (*MOVES, 'Resize', 'Add')
+        if last.intersection(node.output) and passes:
+            last.update(name for name in node.input
+                        if graph.is_float(name) and name not in graph.weights)
     return images | last
 
 
