@@ -137,6 +137,13 @@ class BackendUnavailable(RgbxSegError):
     """This machine, not the bundle, is why a backend cannot run it; another one may."""
 
 
+class BackendMissing(BackendUnavailable):
+    """The library of a backend is not installed, or the bundle has nothing for it.
+
+    That is a choice and no failure, so nobody needs a warning when `auto` goes on.
+    """
+
+
 Opener = Callable[[Model, Options], Engine]
 
 

@@ -19,6 +19,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import (
     EMBEDDINGS,
     OUTPUTS,
+    BackendMissing,
     BackendUnavailable,
     Found,
     Graph,
@@ -33,8 +34,7 @@ from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE
 try:
     import onnxruntime as ort
 except ImportError:
-    raise BackendUnavailable('onnxruntime is not installed; run `pip install onnxruntime`.'
-                             ) from None
+    raise BackendMissing('onnxruntime is not installed; run `pip install onnxruntime`.') from None
 
 
 CPU, CUDA = 'CPUExecutionProvider', 'CUDAExecutionProvider'
@@ -53,8 +53,8 @@ class OnnxRuntimeEngine:
     def __init__(self, model: Model, cuda: bool = False) -> None:
         """Load the graphs; RgbxSegError if one cannot be read or breaks the bundle contract."""
         if cuda and CUDA not in ort.get_available_providers():
-            raise BackendUnavailable(f'onnxruntime {ort.__version__} has no {CUDA} here; run `pip '
-                                     'install onnxruntime-gpu` in its place.')
+            raise BackendMissing(f'onnxruntime {ort.__version__} has no {CUDA} here; run `pip '
+                                 'install onnxruntime-gpu` in its place.')
         self._graphs = {name: _Bound(model.path(name), graph, CUDA if cuda else CPU)
                         for name, graph in model.graphs().items()}
         self._has_scene = model.manifest.scene is not None

@@ -17,6 +17,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import (
     EMBEDDINGS,
     OUTPUTS,
+    BackendMissing,
     BackendUnavailable,
     Found,
     Graph,
@@ -35,7 +36,7 @@ sys.modules[TELEMETRY] = None  # type: ignore[assignment]
 try:
     import openvino as ov
 except ImportError:
-    raise BackendUnavailable('openvino is not installed; run `pip install openvino`.') from None
+    raise BackendMissing('openvino is not installed; run `pip install openvino`.') from None
 finally:
     del sys.modules[TELEMETRY]
     if telemetry is not None:

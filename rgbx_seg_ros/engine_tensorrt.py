@@ -22,6 +22,7 @@ from rgbx_seg_ros.cuda_context import Context
 from rgbx_seg_ros.engine import (
     EMBEDDINGS,
     OUTPUTS,
+    BackendMissing,
     BackendUnavailable,
     Model,
     Options,
@@ -72,15 +73,17 @@ class Library(NamedTuple):
 
 
 def load_library(flavor: str) -> Library:
-    """Import TensorRT or TensorRT-RTX; BackendUnavailable if that fails."""
+    """Import TensorRT or TensorRT-RTX; BackendMissing without it, else BackendUnavailable."""
     traits = FLAVORS[flavor]
     try:
         trt = importlib.import_module(traits.module)
         return Library(flavor, trt, str(trt.__version__))
     except Exception as error:  # a broken installation raises OSError, RuntimeError and others
         reason = ' '.join(str(error).split())[:240]
-        raise BackendUnavailable(f'{traits.name} cannot be imported ({reason}); expected the '
-                                 f'Python module {traits.module}; {traits.remedy}.') from None
+        missing = isinstance(error, ModuleNotFoundError) and error.name == traits.module
+        raise (BackendMissing if missing else BackendUnavailable)(
+            f'{traits.name} cannot be imported ({reason}); expected the Python module '
+            f'{traits.module}; {traits.remedy}.') from None
 
 
 def open_tensorrt(model: Model, options: Options, flavor: str) -> TensorRtEngine:

@@ -10,23 +10,27 @@ from __future__ import annotations
 from pathlib import Path
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import BackendUnavailable, Engine, Model, Options
-from rgbx_seg_ros.manifest import Manifest, check_checkpoint, load_bundle
+from rgbx_seg_ros.engine import BackendMissing, BackendUnavailable, Engine, Model, Options
+from rgbx_seg_ros.manifest import CHECKPOINT_FILE, Manifest, check_checkpoint, load_bundle
 
 
 def open_torch(model: Model, options: Options) -> Engine:
     """Return the engine of a bundle with a checkpoint.
 
     Raises:
-        BackendUnavailable: rgbx_seg_train or torch is not installed, or has no use for the GPU.
-        RgbxSegError: the bundle has no checkpoint, or a damaged one.
+        BackendMissing: rgbx_seg_train or torch is not installed, or the bundle has no checkpoint.
+        BackendUnavailable: torch has no use for the GPU.
+        RgbxSegError: the bundle has a damaged checkpoint, or another's.
 
     """
+    if not model.manifest.checkpoint_sha256:
+        raise BackendMissing(f'bundle {model.bundle}: it holds no {CHECKPOINT_FILE}; expected one '
+                             'for backend torch: export the bundle with export.checkpoint=true.')
     checkpoint = check_checkpoint(model.bundle, model.manifest)
     try:
         from rgbx_seg_train.torch_engine import open_checkpoint
     except ImportError as error:
-        raise BackendUnavailable(f'torch cannot be used ({error}); install rgbx_seg_train, or '
+        raise BackendMissing(f'torch cannot be used ({error}); install rgbx_seg_train, or '
                                  'choose another backend.') from None
     engine: Engine = open_checkpoint(checkpoint, model, options)
     return engine

@@ -236,10 +236,7 @@ def check_variant(folder: Path, variant: Variant) -> None:
 
 
 def check_checkpoint(folder: Path, manifest: Manifest) -> Path:
-    """Return the path of a bundle's checkpoint; raise if it has none or another than it names."""
-    if not manifest.checkpoint_sha256:
-        raise RgbxSegError(f'bundle {folder}: it holds no {CHECKPOINT_FILE}; expected one for '
-                           'backend torch: export the bundle with export.checkpoint=true.')
+    """Return the path of a bundle's checkpoint; raise if it is missing or another than it names."""
     _expect_file(Path(folder), CHECKPOINT_FILE)
     _expect_sha256(Path(folder) / CHECKPOINT_FILE, manifest.checkpoint_sha256)
     return Path(folder) / CHECKPOINT_FILE

@@ -12,7 +12,15 @@ from dataclasses import replace
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.camera_size import camera_form, race
-from rgbx_seg_ros.engine import BACKENDS, BackendUnavailable, Engine, Model, Options
+from rgbx_seg_ros.engine import (
+    BACKENDS,
+    BackendMissing,
+    BackendUnavailable,
+    Engine,
+    EngineInfo,
+    Model,
+    Options,
+)
 from rgbx_seg_ros.machine import Machine, this_machine
 from rgbx_seg_ros.manifest import MODEL_FILE, Manifest, Variant, check_variant
 
@@ -51,7 +59,7 @@ def open_first(model: Model, backend: str, precision: str, options: Options,
     machine = machine or this_machine()
     options = replace(options, asked_for=backend != 'auto')
     names = order(machine) if backend == 'auto' else [backend]
-    reasons = []
+    reasons, failures = [], []
     for name in names:
         try:
             chosen = choose(model, name, precision, machine)
@@ -60,8 +68,13 @@ def open_first(model: Model, backend: str, precision: str, options: Options,
             if backend != 'auto':
                 raise
             reasons.append(f'{name}: {error}')
+            if not isinstance(error, BackendMissing):
+                failures.append(reasons[-1])
             continue
-        choice, warning = _account(engine, machine, reasons, backend == 'auto')
+        choice, warning = f'{name} was asked for.', ''
+        if backend == 'auto':
+            choice = ' '.join([f'{name} is the first that works here.', *reasons])
+            warning = _warning(engine.info, machine, reasons, failures)
         warning = ' '.join(filter(None, (warning, engine.info.warning)))
         engine.info = replace(engine.info, choice=f'{choice} {note}'.strip(), warning=warning)
         return engine
@@ -89,27 +102,24 @@ def _fastest(model: Model, backend: str, options: Options) -> tuple[Engine, str]
                     f'{plain_ms:.1f} ms.')
 
 
-def _account(engine: Engine, machine: Machine, reasons: list[str], auto: bool) -> tuple[str, str]:
-    """Return `choice` and `warning` of an engine that was opened after others had failed."""
-    name = engine.info.backend
-    if not auto:
-        return f'{name} was asked for.', ''
-    choice = ' '.join([f'{name} is the first that works here.', *reasons])
-    if name in ON_GPU or engine.info.device != 'cpu':
-        return choice, ''
-    if machine.gpu is not None:
-        return choice, ' '.join([f'the GPU {machine.gpu.name} is not used, {name} runs on the '
-                                 'processor.', *reasons])
-    if machine.problem:
-        return choice, f'{name} runs on the processor: {machine.problem}'
-    return choice, ''
+def _warning(info: EngineInfo, machine: Machine, reasons: list[str], failures: list[str]) -> str:
+    """Return what the owner of an engine should know that was opened after others, or ''."""
+    if info.device == 'cpu' and machine.gpu is not None:
+        return ' '.join([f'the GPU {machine.gpu.name} is not used, {info.backend} runs on the '
+                         'processor.', *reasons])
+    if info.device == 'cpu' and machine.problem:
+        return f'{info.backend} runs on the processor: {machine.problem}'
+    if failures:
+        return ' '.join([f'{info.backend} runs in place of what failed.', *failures])
+    return ''
 
 
 def choose(model: Model, backend: str, precision: str, machine: Machine) -> Model:
     """Return the form of a model that a backend is to run, its files checked.
 
     Raises:
-        RgbxSegError: the bundle has no form of this precision for the backend, or a damaged one.
+        BackendMissing: the bundle has no form of this precision for the backend.
+        RgbxSegError: it has a damaged one.
 
     """
     if backend == 'dummy':
@@ -125,7 +135,7 @@ def choose(model: Model, backend: str, precision: str, machine: Machine) -> Mode
     else:
         variant = next((own for own in usable if own.precision == precision), None)
         if variant is None and precision not in ('fp32', *OWN_PRECISIONS.get(backend, ())):
-            raise RgbxSegError(_missing(model.manifest, backend, precision))
+            raise BackendMissing(_missing(model.manifest, backend, precision))
     if variant is not None:
         check_variant(model.bundle, variant)
         precision = variant.precision

@@ -12,7 +12,14 @@ from bundles import manifest, tiny_onnx, write_tiny_bundle
 
 from rgbx_seg_ros import RgbxSegError, engine, selection
 from rgbx_seg_ros.cuda import Gpu
-from rgbx_seg_ros.engine import BackendUnavailable, EngineInfo, Model, Options, open_engine
+from rgbx_seg_ros.engine import (
+    BackendMissing,
+    BackendUnavailable,
+    EngineInfo,
+    Model,
+    Options,
+    open_engine,
+)
 from rgbx_seg_ros.machine import Machine, fast_precisions
 from rgbx_seg_ros.manifest import Variant, load_bundle, save_bundle
 
@@ -131,7 +138,8 @@ class Works:
     """An engine that knows only what it is."""
 
     def __init__(self, model, options):
-        self.info = model.info(self.name, '1', 'cpu' if self.name == 'onnxruntime' else 'cuda')
+        on_gpu = self.name not in ('onnxruntime', 'openvino')
+        self.info = model.info(self.name, '1', 'cuda' if on_gpu else 'cpu')
 
 
 def fails(error):
@@ -148,7 +156,7 @@ def backends(monkeypatch, **openers):
 
 def test_auto_goes_on_where_the_machine_is_at_fault_and_tells_of_it(bundle, monkeypatch):
     gone = BackendUnavailable('the GPU has 10 MB free; expected 400 MB; close other programs.')
-    lacks = BackendUnavailable('tensorrt is not installed; install it.')
+    lacks = BackendMissing('tensorrt is not installed; install it.')
     backends(monkeypatch, tensorrt=fails(lacks), onnxruntime_cuda=fails(gone), torch=fails(gone),
              openvino=fails(lacks))
     opened = selection.open_first(bundle(), 'auto', 'auto', Options(), HOPPER)
@@ -158,9 +166,27 @@ def test_auto_goes_on_where_the_machine_is_at_fault_and_tells_of_it(bundle, monk
     assert str(gone) in opened.info.warning
     opened = selection.open_first(bundle(), 'auto', 'auto', Options(), LAPTOP)
     assert opened.info.warning == ''  # nobody misses a GPU that is not there
+    opened = selection.open_first(bundle(), 'auto', 'auto', Options(), DESKTOP)
+    assert (opened.info.backend, opened.info.warning) == ('tensorrt_rtx', '')  # nobody installed it
     broken = LAPTOP._replace(problem='the CUDA driver does not start (CUresult 803).')
     opened = selection.open_first(bundle(), 'auto', 'auto', Options(), broken)
     assert 'CUresult 803' in opened.info.warning
+
+
+def test_a_gpu_s_other_library_in_place_of_one_that_failed_is_a_warning(bundle, monkeypatch):
+    refused = BackendUnavailable('tensorrt 10.3 refuses Einsum in node "Einsum_3".')
+    backends(monkeypatch, tensorrt=fails(refused))
+    opened = selection.open_first(bundle(), 'auto', 'auto', Options(), DESKTOP)
+    assert opened.info.warning == ('tensorrt_rtx runs in place of what failed. tensorrt: '
+                                   f'{refused}')
+
+
+def test_a_precision_asked_for_is_run_by_the_first_backend_that_has_it(bundle, monkeypatch):
+    backends(monkeypatch)
+    opened = selection.open_first(bundle(*FORMS[:2]), 'auto', 'int8', Options(), DESKTOP)
+    assert (opened.info.backend, opened.info.precision) == ('openvino', 'int8')
+    assert 'the GPU NVIDIA RTX 4090 is not used' in opened.info.warning
+    assert 'precision int8 for tensorrt' in opened.info.warning
 
 
 def test_auto_does_not_go_on_where_the_bundle_is_at_fault(bundle, monkeypatch):
