@@ -5,11 +5,13 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from rgbx_seg_train.graph_editor import Editor
-from rgbx_seg_train.onnx_graph import halve_weights, node_counts, strip
+from rgbx_seg_train.models.blocks.segformer_head import SegformerHead
+from rgbx_seg_train.onnx_graph import folded, halve_weights, node_counts, strip
 from rgbx_seg_train.onnx_layout import keep_channels_last
 from rgbx_seg_train.onnx_passes import LOGITS, enlarging_matrix, quicken
 from rgbx_seg_train.onnx_products import cut_weights, join_contexts, unwrap_products
@@ -275,3 +277,13 @@ def test_a_context_is_multiplied_into_the_weight_behind_it(heads):
     assert not node_counts(joined).keys() & {'Concat', 'Transpose'}
 
 
+def test_a_head_is_folded_while_it_is_traced_and_no_longer():
+    torch.manual_seed(0)
+    head = SegformerHead((4, 6), 8, 3, 0.0, folded=False).eval()
+    maps = [torch.randn(1, 4, 8, 8), torch.randn(1, 6, 4, 4)]
+    with torch.inference_mode():
+        plain = head(maps)
+        with folded(head):
+            assert head.folded
+            torch.testing.assert_close(head(maps), plain, atol=1e-5, rtol=1e-4)
+    assert not head.folded
