@@ -103,6 +103,9 @@ def for_openvino(model: onnx.ModelProto, feeds: Sequence[Feed], folder: Path, na
             quantized = nncf.quantize(
                 graph, nncf.Dataset([dict(feed) for feed in feeds]), subset_size=len(feeds),
                 model_type=nncf.ModelType.TRANSFORMER,
+                # Smoothing would scale what feeds a weight, and with it other products of it.
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1)),
                 ignored_scope=nncf.IgnoredScope(names=left, validate=False))
         # Names end in a count of all that this process made before.
         for number, op in enumerate(quantized.get_ordered_ops()):
