@@ -76,9 +76,21 @@ def open_first(model: Model, backend: str, precision: str, options: Options,
             choice = ' '.join([f'{name} is the first that works here.', *reasons])
             warning = _warning(engine.info, machine, reasons, failures)
         warning = ' '.join(filter(None, (warning, engine.info.warning)))
-        engine.info = replace(engine.info, choice=f'{choice} {note}'.strip(), warning=warning)
+        notes = [choice, *(_on_precision(chosen, name) if precision == 'auto' else ()), note]
+        engine.info = replace(engine.info, choice=' '.join(filter(None, notes)), warning=warning)
         return engine
     raise RgbxSegError('no backend works on this machine: ' + ' '.join(reasons))
+
+
+def _on_precision(model: Model, backend: str) -> list[str]:
+    """Return sentences on why `auto` took this precision, and which it refused."""
+    notes = [f'No default: {reason}' for variant in model.manifest.variants
+             if backend in variant.backends and variant.rgb_size is None
+             and (reason := why_not_default(variant))]
+    if model.variant is not None:
+        notes.insert(0, f'Its {model.precision} has {100 * model.variant.labels:.2f} % of the '
+                        'labels of fp32.')
+    return notes
 
 
 def _fastest(model: Model, backend: str, options: Options) -> tuple[Engine, str]:

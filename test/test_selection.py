@@ -116,6 +116,19 @@ def test_a_form_that_loses_too_much_is_no_default_but_can_be_asked_for(bundle, l
     assert chosen(model, 'openvino', 'int8', LAPTOP) == ('int8', 'int8')
 
 
+def test_auto_says_which_precision_it_took_and_which_it_refused(bundle, monkeypatch):
+    backends(monkeypatch)
+    bad = variant('int8_openvino', 'int8', 'openvino', labels=0.9)
+    good = variant('bf16_openvino', 'bf16', 'openvino', labels=0.9987)
+    machine = LAPTOP._replace(precisions=('int8', 'bf16'))
+    opened = selection.open_first(bundle(bad, good), 'auto', 'auto', Options(), machine)
+    assert opened.info.choice == (
+        'openvino is the first that works here. Its bf16 has 99.87 % of the labels of fp32. No '
+        'default: int8_openvino has 90.00 % of the labels of fp32; a default has at least 99.8 %.')
+    opened = selection.open_first(bundle(bad, good), 'auto', 'fp32', Options(), machine)
+    assert opened.info.choice == 'openvino is the first that works here.'
+
+
 def test_a_precision_that_the_bundle_lacks_is_named_with_those_it_has(bundle):
     with pytest.raises(RgbxSegError, match='precision int8 for onnxruntime: the bundle tiny has '
                        'model.onnx in fp32, and fp16 for tensorrt/tensorrt_rtx/torch, int8 for '
