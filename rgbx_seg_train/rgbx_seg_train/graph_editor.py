@@ -166,10 +166,15 @@ class Editor:
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each value; large weights are left out of what is inferred on."""
+    return {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
+            for info in infer(model)}
+
+
+def infer(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return type and shape of each value; large weights are left out of what is inferred on."""
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
     graph = model.graph
-    light.graph.name = 'shapes'
+    light.graph.name = 'inferred'
     light.graph.node.extend(graph.node)
     light.graph.input.extend(graph.input)
     light.graph.output.extend(graph.output)
@@ -180,5 +185,4 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
             light.graph.input.append(helper.make_tensor_value_info(
                 tensor.name, tensor.data_type, list(tensor.dims)))
     found = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
-    return {info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)
-            for info in (*found.value_info, *found.input, *found.output)}
+    return [*found.value_info, *found.input, *found.output]

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_train.graph_editor import infer
 
 FLOAT = TensorProto.FLOAT
 # Operators whose meaning changed between opsets 18 and 22.
@@ -118,20 +119,7 @@ class TypedGraph:
 
 def _types(model: onnx.ModelProto) -> tuple[dict[str, int], dict[str, list[int]]]:
     """Return element type and shape of each value; of the weights only the small are read."""
-    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
-    graph = model.graph
-    light.graph.name = 'types'
-    light.graph.node.extend(graph.node)
-    light.graph.input.extend(graph.input)
-    light.graph.output.extend(graph.output)
-    for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.INT64:
-            light.graph.initializer.append(tensor)
-        else:
-            light.graph.input.append(helper.make_tensor_value_info(
-                tensor.name, tensor.data_type, list(tensor.dims)))
-    inferred = onnx.shape_inference.infer_shapes(light).graph
-    known = (*inferred.value_info, *inferred.input, *inferred.output)
+    graph, known = model.graph, infer(model)
     types = {info.name: info.type.tensor_type.elem_type for info in known}
     shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim]
               for info in known}
