@@ -84,8 +84,9 @@ def test_wrong_parameter_at_start_is_one_sentence(tmp_path, domain, name, value,
 
 
 def test_signal_while_the_model_loads_ends_without_a_word(tmp_path, domain):
-    bundle = write_tiny_bundle(tmp_path / 'bundle', 1200, 1600)  # seconds of warming up
-    with (NodeProcess(tmp_path / 'log', domain, bundle=bundle, warmup=100) as node,
+    bundle = write_tiny_bundle(tmp_path / 'bundle', 2400, 3200)  # seconds of warming up
+    with (NodeProcess(tmp_path / 'log', domain, bundle=bundle, backend='onnxruntime',
+                      warmup=100) as node,
           robot(domain) as peer):
         assert peer.until(lambda: peer.node.count_publishers('/diagnostics'))
         assert node.end(signal.SIGTERM) == 0

@@ -55,6 +55,7 @@ def engine(tmp_path):
 
 
 def scene_of(value, width=4):
+    value = float(value)
     return Scene(np.full((1, width), value, np.float32), np.full((1, width), -value, np.float32))
 
 
