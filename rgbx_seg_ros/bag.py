@@ -1,13 +1,13 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read and write the images of rosbag2 bags without ROS; the only file that imports rosbags."""
+"""Read rosbag2 bags and write their images without ROS; the only file that imports rosbags."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,23 @@ CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 NS = 1_000_000_000
+
+
+class RecordedTopic(NamedTuple):
+    """A topic of whatever type, and the QoS that its publishers offered, by policy."""
+
+    name: str
+    type: str
+    messages: int
+    offers: tuple[Mapping[str, Any], ...]  # names in lower case; depth; times in nanoseconds
+
+
+class RecordedMessage(NamedTuple):
+    """A message as the recorder got it, in CDR."""
+
+    topic: str
+    received_ns: int
+    data: bytes
 
 
 class StampedImage(NamedTuple):
@@ -85,6 +102,47 @@ def _open(bag: Path) -> Iterator[AnyReader]:
         raise RgbxSegError(f'{bag}: the bag cannot be read ({reason}), expected an intact rosbag2 '
                            'in mcap or sqlite3; record it again or mend it by `ros2 bag reindex` '
                            'or `mcap recover`.') from None
+
+
+def recorded_topics(bag: Path) -> tuple[list[RecordedTopic], int, int]:
+    """Return all topics of a bag by name, and the times of its first and last message.
+
+    RgbxSegError if the bag cannot be read, or holds no message.
+    """
+    with _open(bag) as reader:
+        if not reader.message_count:
+            raise RgbxSegError(f'{bag}: the bag holds no message, expected at least one; record '
+                               'it again.')
+        topics: dict[tuple[str, str], RecordedTopic] = {}
+        for c in sorted(reader.connections, key=lambda c: (c.topic, c.msgtype)):
+            old = topics.get((c.topic, c.msgtype), RecordedTopic(c.topic, c.msgtype, 0, ()))
+            profiles = getattr(c.ext, 'offered_qos_profiles', ())
+            topics[c.topic, c.msgtype] = old._replace(
+                messages=old.messages + c.msgcount,
+                offers=(*old.offers, *(_offer(qos) for qos in profiles)))
+        return list(topics.values()), reader.start_time, reader.end_time - 1
+
+
+def _offer(qos: Qos) -> dict[str, Any]:
+    offer: dict[str, Any] = {'depth': qos.depth}
+    for name in ('history', 'reliability', 'durability', 'liveliness'):
+        offer[name] = getattr(qos, name).name.lower()
+    for name in ('deadline', 'lifespan', 'liveliness_lease_duration'):
+        offer[name] = getattr(qos, name).sec * NS + getattr(qos, name).nsec
+    return offer
+
+
+def read_messages(bag: Path, topics: Iterable[str], start_ns: int,
+                  stop_ns: int) -> Iterator[RecordedMessage]:
+    """Yield what was received on these topics from `start_ns` to `stop_ns`, without decoding it.
+
+    RgbxSegError if the bag cannot be read, now or later.
+    """
+    wanted = set(topics)
+    with _open(bag) as reader:
+        connections = [c for c in reader.connections if c.topic in wanted]
+        for connection, received_ns, data in reader.messages(connections, start_ns, stop_ns + 1):
+            yield RecordedMessage(connection.topic, received_ns, bytes(data))
 
 
 def image_topics(bag: Path) -> dict[str, TopicInfo]:
