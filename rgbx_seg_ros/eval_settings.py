@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.parameters import PARAMETERS, PairSettings, check, read
+from rgbx_seg_ros.engine import Options, Size
+from rgbx_seg_ros.parameters import PARAMETERS, PairSettings, Settings, check, read
 
 MAX_YAML_BYTES = 1 << 20
 
@@ -29,6 +30,8 @@ class EvalSettings:
     smoothing_s: float = 0.0  # mask.smoothing
     scene_every: int = 0
     alpha: float = 0.6  # overlay.alpha
+    rgb_size: Size | None = None  # engine.rgb_size, (H, W)
+    engine_file: Path | None = None
     warmup: int = 2  # inferences before the first pair
     rgb_topic: str = ''  # '': told from the names
     aux_topic: str = ''
@@ -41,6 +44,11 @@ class EvalSettings:
     video: bool = True
     write_bag: bool = False
     rerun: bool = False
+
+    def for_bundle(self, bundle: Path) -> Settings:
+        """Return what the node would run this bundle by."""
+        return Settings(bundle, self.backend, self.warmup, (self.pair,), self.precision,
+                        Options(self.rgb_size, self.engine_file))
 
 
 def node_settings(file: Path | None, given: Mapping[str, Any], pair: str = '') -> dict[str, Any]:
@@ -71,6 +79,7 @@ def node_settings(file: Path | None, given: Mapping[str, Any], pair: str = '') -
         return values.get(f'{chosen.name}.{name}', values[name])
 
     return {'pair': chosen, 'backend': settings.backend, 'precision': settings.precision,
+            'rgb_size': settings.options.rgb_size, 'engine_file': settings.options.engine_file,
             'warmup': settings.warmup, 'threshold': value('confidence.threshold'),
             'smoothing_s': value('mask.smoothing'), 'scene_every': value('scene.every'),
             'alpha': value('overlay.alpha')}

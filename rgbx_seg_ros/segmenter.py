@@ -36,10 +36,15 @@ class Segmentation(NamedTuple):
 class Segmenter:
     """Runs an engine on images of any size. Not thread-safe: the engine's thread owns it."""
 
-    def __init__(self, engine: Engine, manifest: Manifest) -> None:
-        """Take an open engine and the manifest of its bundle."""
+    def __init__(self, engine: Engine, manifest: Manifest, aside: bool = True) -> None:
+        """Take an open engine and the manifest of its bundle.
+
+        `aside` lets an engine that can embed scenes beside the pairs do so: which pair is the first
+        to profit is then a matter of time, and no two runs need be the same.
+        """
         self.engine = engine
         self.manifest = manifest
+        self._may_embed_aside = aside and engine.info.embeds_aside
         network = (manifest.height, manifest.width)
         size = self.rgb_size = engine.info.rgb_size or network
         self.aux_size = engine.info.aux_size or network
@@ -107,7 +112,7 @@ class Segmenter:
         scene = memory.recall(stamp_ns)
         if scene is not None:
             return scene, False
-        old = memory.outlived() if engine.info.embeds_aside else None
+        old = memory.outlived() if self._may_embed_aside else None
         if old is None:
             return memory.keep(engine.embed(rgb, aux)), True
         if self._aside is None:

@@ -99,17 +99,17 @@ def _result(future: Future[Result], wanted: Callable[[], bool]) -> Result:
                 raise KeyboardInterrupt from None
 
 
-def open_segmenter(settings: Settings, tell: Callable[[str], None] = lambda sentence: None
-                   ) -> Segmenter:
+def open_segmenter(settings: Settings, tell: Callable[[str], None] = lambda sentence: None,
+                   aside: bool = True) -> Segmenter:
     """Return the segmenter of a bundle, warmed up; raises RgbxSegError whatever is wrong.
 
-    `tell` hears, on this thread, of what takes long.
+    `tell` hears, on this thread, of what takes long; `aside` as in Segmenter.
     """
     engine = None
     try:
         engine, manifest = open_engine(settings.bundle, settings.backend, settings.precision,
                                        replace(settings.options, tell=tell))
-        segmenter = Segmenter(engine, manifest)
+        segmenter = Segmenter(engine, manifest, aside)
         segmenter.warm_up(settings.warmup)
         return segmenter
     except Exception as error:
