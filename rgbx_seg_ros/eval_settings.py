@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from rgbx_seg_ros.engine import Options, Size
 from rgbx_seg_ros.parameters import PARAMETERS, PairSettings, Settings, check, read
 
 MAX_YAML_BYTES = 1 << 20
+MAX_DEPTH = 8  # of namespaces
+NODE = 'segment'  # as segment.launch.py calls it
 
 
 @dataclass(frozen=True)
@@ -96,16 +98,28 @@ def _load(file: Path) -> dict[str, Any]:
         reason = str(error).split('\n')[0]
         raise RgbxSegError(f'{file}: cannot be read ({reason}), expected a file of parameters such '
                            'as config/segment.yaml.') from None
-    nodes = content if isinstance(content, dict) else {}
+    nodes = dict(_nodes(content, ())) if isinstance(content, dict) else {}
+    named = [name for name in nodes if '*' not in name]
+    ours = [name for name in named if name.rpartition('/')[2] == NODE] or named
+    if not nodes or len(ours) > 1:
+        raise RgbxSegError(f'{file}: it has parameters of {len(ours)} nodes, expected one called '
+                           f'{NODE}, or /**, with ros__parameters below, as config/segment.yaml '
+                           'has them.')
     found: dict[str, Any] = {}
-    for node in nodes.values():  # /**: first, then the node by its name, as rcl does
-        tree = node.get('ros__parameters') if isinstance(node, dict) else None
-        if not isinstance(tree, dict):
-            raise RgbxSegError(f'{file}: no ros__parameters below a name of a node, expected a '
-                               'file of parameters such as config/segment.yaml.')
-        found.update(_flat(tree))
-    # Where the evaluation differs from the node on purpose, or has nothing to do.
+    for name in [*(name for name in nodes if '*' in name), *ours]:  # as rcl: the name wins
+        found.update(_flat(nodes[name]))
+    # Where the evaluation has its own word, or nothing to do.
     return {name: value for name, value in found.items() if name not in ('bundle', 'use_sim_time')}
+
+
+def _nodes(tree: Mapping[str, Any], above: tuple[str, ...]
+           ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the parameters of each node of a file by its name; namespaces may be levels of it."""
+    for key, value in tree.items():
+        if key == 'ros__parameters' and isinstance(value, dict):
+            yield '/'.join(above), value
+        elif isinstance(value, dict) and len(above) < MAX_DEPTH:
+            yield from _nodes(value, (*above, str(key)))
 
 
 def _flat(tree: Mapping[str, Any], above: Sequence[str] = ()) -> dict[str, Any]:
