@@ -1,23 +1,23 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read rosbag2 bags and write their images without ROS; the only file that imports rosbags."""
+"""Read and write rosbag2 bags without ROS; the only file that imports rosbags."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import (
     Connection,
+    MessageDefinitionFormat,
     Qos,
     QosDurability,
     QosHistory,
@@ -25,10 +25,13 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag1 import Reader as Reader1
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.compress import COMPRESSIONS
 from rgbx_seg_ros.images import Array, decode, decode_compressed
 from rgbx_seg_ros.topics import TopicError, TopicInfo, Topics, choose_topics, listing
 
@@ -38,23 +41,28 @@ CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 NS = 1_000_000_000
+CDR = 'cdr'
+ZSTD_SIGNATURE = b'\x28\xb5\x2f\xfd'
 
 
-class RecordedTopic(NamedTuple):
-    """A topic of whatever type, and the QoS that its publishers offered, by policy."""
-
-    name: str
-    type: str
-    messages: int
-    offers: tuple[Mapping[str, Any], ...]  # names in lower case; depth; times in nanoseconds
-
-
-class RecordedMessage(NamedTuple):
-    """A message as the recorder got it, in CDR."""
+class Channel(NamedTuple):
+    """A topic of a bag, and all that it takes to publish or to write its messages."""
 
     topic: str
-    received_ns: int
-    data: bytes
+    type: str
+    messages: int  # how many
+    qos: tuple[Qos, ...]  # as offered; the values of its enumerations are those of rmw
+    definition: str  # text of the type, .msg or .idl; '' where nobody knows it
+    hash: str  # RIHS01 of the type; '' where nobody knows it
+    serialization: str = CDR
+
+
+class RawMessage(NamedTuple):
+    """A message as it was recorded."""
+
+    channel: Channel
+    received_ns: int  # by the recorder
+    data: bytes  # CDR with its four bytes of header
 
 
 class StampedImage(NamedTuple):
@@ -84,17 +92,100 @@ def _encoding(message: Any) -> str:
     return str(message.format if message.__msgtype__ == COMPRESSED else message.encoding)
 
 
+@lru_cache(1)
+def _store() -> Typestore:
+    # The types that are read here are the same from Humble to Kilted, and bags of before Iron hold
+    # no definitions. Those of a bag are for its other topics, and none of them can spoil it.
+    return get_typestore(Stores.ROS2_HUMBLE)
+
+
+def deserialize(message: RawMessage) -> Any:
+    """Return the fields of a message of a type that Humble's common interfaces have."""
+    if message.data[:4] == ZSTD_SIGNATURE:
+        raise ValueError('its messages are compressed, which only its metadata.yaml tells')
+    return _store().deserialize_cdr(message.data, message.channel.type)
+
+
+class _Bag:
+    """An open bag: its channels, and its messages in the order of their reception."""
+
+    def __init__(self, reader: Reader | Reader1) -> None:
+        self._reader = reader
+        self._is_ros1 = isinstance(reader, Reader1)
+        if isinstance(reader, Reader):
+            _mend(reader)
+        self._by_id: dict[int, Channel] = {}
+        names: dict[tuple[str, str], list[Connection]] = {}
+        for connection in reader.connections:
+            names.setdefault((connection.topic, connection.msgtype), []).append(connection)
+        for same in names.values():
+            channel = self._channel(same[0], sum(connection.msgcount for connection in same))
+            if not self._is_ros1 or channel.definition:  # else there is no way to make it CDR
+                self._by_id.update({connection.id: channel for connection in same})
+        self.channels = list({channel[:2]: channel for channel in self._by_id.values()}.values())
+
+    def _channel(self, connection: Connection, count: int) -> Channel:
+        kind, store = connection.msgtype, _store()
+        definition = connection.msgdef.data if not self._is_ros1 else ''
+        if connection.msgdef.format == MessageDefinitionFormat.NONE:
+            definition = ''
+        known = kind in store.fielddefs
+        if known and not definition:
+            definition = store.generate_msgdef(kind, ros_version=2)[0]
+        hash_ = '' if self._is_ros1 else connection.digest
+        return Channel(connection.topic, kind, count,
+                       tuple(getattr(connection.ext, 'offered_qos_profiles', ())), definition,
+                       hash_ or (store.hash_rihs01(kind) if known else ''),
+                       getattr(connection.ext, 'serialization_format', CDR))
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
+        """Yield the messages of these topics, or of all."""
+        wanted = [c for c in self._reader.connections
+                  if c.id in self._by_id and (topics is None or c.topic in topics)]
+        if not wanted:
+            return
+        for connection, received_ns, data in self._reader.messages(wanted):
+            channel = self._by_id[connection.id]
+            if self._is_ros1:
+                data = bytes(_store().ros1_to_cdr(data, channel.type))
+            yield RawMessage(channel, received_ns, data)
+
+
+def _mend(reader: Reader) -> None:
+    """Let rosbags read what it would pass over or refuse, though nothing is wrong with it."""
+    files = getattr(reader.storage, 'storages', [reader.storage])
+    for file in files:
+        if file is not reader.storage:
+            file.connections[:] = [_as_told(c, reader.connections) for c in file.connections]
+        chunks = getattr(file, 'chunks', None)
+        if chunks is None or file.statistics is None:
+            continue
+        indexed = sum(sum(chunk.channel_count.values()) for chunk in chunks)
+        if indexed != file.statistics.message_count:
+            # Without an index of messages, as of preset fastwrite, `ros2 bag play` plays in the
+            # order of the file; rosbags returns nothing, or refuses what is not in order of time.
+            file.messages = file.messages_scan
+
+
+def _as_told(connection: Connection, told: Collection[Connection]) -> Connection:
+    """Return a file's connection as the metadata have it; a reindexed bag's lack the QoS."""
+    same = [other for other in told if other[1:3] == connection[1:3]]
+    if not same or any(other.ext == connection.ext and other.digest in ('', connection.digest)
+                       for other in same):
+        return connection
+    return connection._replace(ext=same[0].ext, digest=same[0].digest)
+
+
 @contextmanager
-def _open(bag: Path) -> Iterator[AnyReader]:
-    # Bags of before Iron hold no message definitions; ours need none newer than Humble's.
+def _open(bag: Path) -> Iterator[_Bag]:
     if not bag.exists():
         raise RgbxSegError(f'{bag}: no such bag, expected a rosbag2 folder, .mcap or .db3 file.')
     if bag.is_dir() and not (bag / 'metadata.yaml').exists():
         raise RgbxSegError(f'{bag}: the folder holds no metadata.yaml, expected a rosbag2 folder; '
                            'a recording that was cut off is mended by `ros2 bag reindex`.')
     try:
-        with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
-            yield reader
+        with (Reader1(bag) if bag.suffix == '.bag' else Reader(bag)) as reader:
+            yield _Bag(reader)
     except (RgbxSegError, GeneratorExit, KeyboardInterrupt):
         raise
     except Exception as error:  # rosbags' storages raise a dozen kinds
@@ -104,62 +195,41 @@ def _open(bag: Path) -> Iterator[AnyReader]:
                            'or `mcap recover`.') from None
 
 
-def recorded_topics(bag: Path) -> tuple[list[RecordedTopic], int, int]:
-    """Return all topics of a bag by name, and the times of its first and last message.
+def read_channels(bag: Path) -> list[Channel]:
+    """Return the topics of a bag, of all types, in its order; RgbxSegError if unreadable."""
+    with _open(bag) as opened:
+        return opened.channels
 
-    RgbxSegError if the bag cannot be read, or holds no message.
+
+def read_messages(bag: Path, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
+    """Yield the messages of these topics of a bag, or of all, in the order of their reception.
+
+    Messages of a ROS 1 bag come as CDR, those of types of its own not at all. RgbxSegError if the
+    bag cannot be read, now or later.
     """
-    with _open(bag) as reader:
-        if not reader.message_count:
-            raise RgbxSegError(f'{bag}: the bag holds no message, expected at least one; record '
-                               'it again.')
-        topics: dict[tuple[str, str], RecordedTopic] = {}
-        for c in sorted(reader.connections, key=lambda c: (c.topic, c.msgtype)):
-            old = topics.get((c.topic, c.msgtype), RecordedTopic(c.topic, c.msgtype, 0, ()))
-            profiles = getattr(c.ext, 'offered_qos_profiles', ())
-            topics[c.topic, c.msgtype] = old._replace(
-                messages=old.messages + c.msgcount,
-                offers=(*old.offers, *(_offer(qos) for qos in profiles)))
-        return list(topics.values()), reader.start_time, reader.end_time - 1
-
-
-def _offer(qos: Qos) -> dict[str, Any]:
-    offer: dict[str, Any] = {'depth': qos.depth}
-    for name in ('history', 'reliability', 'durability', 'liveliness'):
-        offer[name] = getattr(qos, name).name.lower()
-    for name in ('deadline', 'lifespan', 'liveliness_lease_duration'):
-        offer[name] = getattr(qos, name).sec * NS + getattr(qos, name).nsec
-    return offer
-
-
-def read_messages(bag: Path, topics: Iterable[str], start_ns: int,
-                  stop_ns: int) -> Iterator[RecordedMessage]:
-    """Yield what was received on these topics from `start_ns` to `stop_ns`, without decoding it.
-
-    RgbxSegError if the bag cannot be read, now or later.
-    """
-    wanted = set(topics)
-    with _open(bag) as reader:
-        connections = [c for c in reader.connections if c.topic in wanted]
-        for connection, received_ns, data in reader.messages(connections, start_ns, stop_ns + 1):
-            yield RecordedMessage(connection.topic, received_ns, bytes(data))
+    with _open(bag) as opened:
+        yield from opened.messages(topics)
 
 
 def image_topics(bag: Path) -> dict[str, TopicInfo]:
     """Return the Image and CompressedImage topics of a bag by name; RgbxSegError if unreadable."""
-    with _open(bag) as reader:
-        return _image_topics(reader)
+    with _open(bag) as opened:
+        return _image_topics(opened)
 
 
-def _image_topics(reader: AnyReader) -> dict[str, TopicInfo]:
+def _image_topics(bag: _Bag) -> dict[str, TopicInfo]:
     found = {}
-    for topic, info in sorted(reader.topics.items()):
-        if info.msgtype not in (IMAGE, COMPRESSED):
+    for channel in sorted(bag.channels):
+        if not _holds_images(channel):
             continue
-        first = next(reader.messages(info.connections), None)
-        encoding = _encoding(reader.deserialize(first[2], info.msgtype)) if first else ''
-        found[topic] = TopicInfo(info.msgtype, info.msgcount, encoding)
+        first = next(bag.messages([channel.topic]), None)
+        encoding = _encoding(deserialize(first)) if first else ''
+        found[channel.topic] = TopicInfo(channel.type, channel.messages, encoding)
     return found
+
+
+def _holds_images(channel: Channel) -> bool:
+    return channel.type in (IMAGE, COMPRESSED) and channel.serialization == CDR
 
 
 def read_images(bag: Path, topics: Iterable[str]) -> Iterator[StampedImage]:
@@ -168,17 +238,22 @@ def read_images(bag: Path, topics: Iterable[str]) -> Iterator[StampedImage]:
     RgbxSegError if the bag cannot be read, now or later, or lacks a topic.
     """
     wanted = set(topics)
-    with _open(bag) as reader:
-        connections = [c for c in reader.connections
-                       if c.topic in wanted and c.msgtype in (IMAGE, COMPRESSED)]
-        if missing := wanted - {c.topic for c in connections}:
+    with _open(bag) as opened:
+        there = {channel.topic for channel in opened.channels if _holds_images(channel)}
+        if missing := wanted - there:
             raise RgbxSegError(f'{bag}: no image topic {", ".join(sorted(missing))}, found '
-                               f'{listing(_image_topics(reader))}.')
-        for connection, received_ns, data in reader.messages(connections):
-            message: Any = reader.deserialize(data, connection.msgtype)
-            header = message.header
-            yield StampedImage(connection.topic, header.stamp.sec * NS + header.stamp.nanosec,
-                               received_ns, header.frame_id, message)
+                               f'{listing(_image_topics(opened))}.')
+        for raw in opened.messages(wanted):
+            if _holds_images(raw.channel):
+                yield to_image(raw)
+
+
+def to_image(raw: RawMessage) -> StampedImage:
+    """Return a message of an image topic, still encoded."""
+    message = deserialize(raw)
+    header = message.header
+    return StampedImage(raw.channel.topic, header.stamp.sec * NS + header.stamp.nanosec,
+                        raw.received_ns, header.frame_id, message)
 
 
 def guess_topics(bag: Path, modality: str = '', *, rgb: str = '', aux: str = '',
@@ -306,24 +381,3 @@ class BagWriter:
         except OSError as error:
             raise self._unwritable(error) from None
         self.counts[topic] = self.counts.get(topic, 0) + 1
-
-
-def _jpeg(image: Array, encoding: str, quality: int) -> tuple[str, Array]:
-    if image.dtype != np.uint8:
-        raise RgbxSegError(f'a JPEG of {encoding} was asked for, expected 8 bits; use png.')
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    data = cv2.imencode('.jpg', bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return f'{encoding}; jpeg compressed {"bgr8" if image.ndim == 3 else ""}', data
-
-
-def _png(image: Array, encoding: str, _: int) -> tuple[str, Array]:
-    if image.dtype not in (np.uint8, np.uint16):
-        raise RgbxSegError(f'a PNG of {encoding} was asked for, expected 8 or 16 unsigned bits; '
-                           'write it raw, without --compressed.')
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image
-    data = cv2.imencode('.png', bgr, [cv2.IMWRITE_PNG_COMPRESSION, 3])[1]
-    return f'{encoding}; png compressed {"bgr8" if image.ndim == 3 else ""}', data
-
-
-COMPRESSIONS: dict[str, Callable[[Array, str, int], tuple[str, Array]]] = {
-    'jpeg': _jpeg, 'png': _png}
