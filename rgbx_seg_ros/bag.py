@@ -138,13 +138,20 @@ class _Bag:
                        hash_ or (store.hash_rihs01(kind) if known else ''),
                        getattr(connection.ext, 'serialization_format', CDR))
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
-        """Yield the messages of these topics, or of all."""
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """When the first and the last message was received; (0, -1) without messages."""
+        reader = self._reader
+        return (reader.start_time, reader.end_time - 1) if reader.message_count else (0, -1)
+
+    def messages(self, topics: Collection[str] | None = None, start_ns: int | None = None,
+                 stop_ns: int | None = None) -> Iterator[RawMessage]:
+        """Yield the messages of these topics, or of all; those before `stop_ns`."""
         wanted = [c for c in self._reader.connections
                   if c.id in self._by_id and (topics is None or c.topic in topics)]
         if not wanted:
             return
-        for connection, received_ns, data in self._reader.messages(wanted):
+        for connection, received_ns, data in self._reader.messages(wanted, start_ns, stop_ns):
             channel = self._by_id[connection.id]
             if self._is_ros1:
                 data = bytes(_store().ros1_to_cdr(data, channel.type))
@@ -201,14 +208,25 @@ def read_channels(bag: Path) -> list[Channel]:
         return opened.channels
 
 
-def read_messages(bag: Path, topics: Collection[str] | None = None) -> Iterator[RawMessage]:
+def read_span(bag: Path) -> tuple[int, int]:
+    """Return when the first and the last message was received; RgbxSegError if there is none."""
+    with _open(bag) as opened:
+        first_ns, last_ns = opened.span_ns
+    if last_ns < first_ns:
+        raise RgbxSegError(f'{bag}: the bag holds no message, expected at least one; record it '
+                           'again.')
+    return first_ns, last_ns
+
+
+def read_messages(bag: Path, topics: Collection[str] | None = None, start_ns: int | None = None,
+                  stop_ns: int | None = None) -> Iterator[RawMessage]:
     """Yield the messages of these topics of a bag, or of all, in the order of their reception.
 
-    Messages of a ROS 1 bag come as CDR, those of types of its own not at all. RgbxSegError if the
+    Of a part of it those received from `start_ns` on and before `stop_ns`. Messages of a ROS 1 bag come as CDR, those of types of its own not at all. RgbxSegError if the
     bag cannot be read, now or later.
     """
     with _open(bag) as opened:
-        yield from opened.messages(topics)
+        yield from opened.messages(topics, start_ns, stop_ns)
 
 
 def image_topics(bag: Path) -> dict[str, TopicInfo]:
