@@ -222,8 +222,9 @@ def read_messages(bag: Path, topics: Collection[str] | None = None, start_ns: in
                   stop_ns: int | None = None) -> Iterator[RawMessage]:
     """Yield the messages of these topics of a bag, or of all, in the order of their reception.
 
-    Of a part of it those received from `start_ns` on and before `stop_ns`. Messages of a ROS 1 bag come as CDR, those of types of its own not at all. RgbxSegError if the
-    bag cannot be read, now or later.
+    Of a part of it those received from `start_ns` on and before `stop_ns`. Messages of a ROS 1 bag
+    come as CDR, those of types of its own not at all. RgbxSegError if the bag cannot be read, now
+    or later.
     """
     with _open(bag) as opened:
         yield from opened.messages(topics, start_ns, stop_ns)
