@@ -27,6 +27,7 @@ from rgbx_seg_ros.engine import EngineInfo
 from rgbx_seg_ros.health import Facts, Health, Timing
 from rgbx_seg_ros.images import ImageError
 from rgbx_seg_ros.intake import Intake
+from rgbx_seg_ros.live_score import LiveScore
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_ros.parameters import PairSettings
 from rgbx_seg_ros.pipeline import Pipeline
@@ -81,6 +82,7 @@ class CameraPair:
         self._rgb_frame_id = ''
         self._publishers: dict[str, Any] = {}
         self._sent: dict[str, Any] = {}  # output -> its last message, written anew each time
+        self._score: LiveScore | None = None  # where labels are wanted, once active
         self._restart()
         self._advertise(manifest)
         if settings.degraded.aux_lost == 'rgb_only' and not manifest.aux_dropout:
@@ -139,11 +141,17 @@ class CameraPair:
                             partial(self._on_image, stream))
             self._subscribe(CameraInfo, f'{base}/camera_info', f'{stream}_info',
                             partial(self._on_info, stream))
+        if self.settings.score.labels:
+            self._score = LiveScore(self._pipeline.segmenter.manifest.classes, self._tell_of_label)
+            kind, suffix = messages.INPUTS[self.settings.score.transport]
+            self._subscribe(kind, f'label/image_raw{suffix}', 'label', self._on_label)
 
     def deactivate(self) -> None:
         """Forget the subscriptions, which the intake has withdrawn; the work in hand goes on."""
         self._inputs.clear()
         self._depths.clear()
+        if self._score is not None:
+            self._score.close()
 
     def withdraw(self) -> None:
         """Withdraw the topics."""
@@ -201,12 +209,14 @@ class CameraPair:
     def report(self, fault: str) -> Report:
         """Return what the diagnostics tell; `fault` says why the node is not configured."""
         registration, engine = self._pipeline.registration, self._pipeline.segmenter.engine.info
+        score = self._score.score if self._score is not None else None
         facts = Facts(self.feed.state, self.feed.frozen, self.feed.frozen_rgb,
                       self.feed.skew_median_ns, registration.config.mode, self._missing(),
                       registration.coverage,
-                      failure=self._failure, broken=self._broken)
+                      failure=self._failure, broken=self._broken, score=score)
         return Report(self.health, self.feed.drops,
-                      [self._inputs[stream].topic_name for stream in STREAMS if self._inputs],
+                      [self._inputs[name].topic_name for name in (*STREAMS, 'label')
+                       if name in self._inputs],
                       fault, engine, facts, [*self._inputs.values(), *self._publishers.values()])
 
     def _publisher(self, kind: type, name: str, qos: QoSProfile) -> Any:
@@ -251,6 +261,17 @@ class CameraPair:
             self._info_faults[stream] = str(error)
         setattr(self._pipeline.registration, f'{stream}_camera', camera)
 
+    def _on_label(self, message: Any) -> None:
+        """Keep one label for its mask, to be read on another thread."""
+        assert self._score is not None
+        try:
+            messages.check_label(message)
+        except ImageError as error:
+            self._score.refuse(error)
+            return
+        self._score.add_label(messages.stamp_ns(message.header),
+                              partial(messages.to_label, message), len(message.data))
+
     def poll(self) -> None:
         """Hand over the pairs whose frames have waited long enough."""
         self._hand_over(self.feed.poll(hold_ns(self._node)))
@@ -282,7 +303,7 @@ class CameraPair:
         wait_ms = (hold_ns(self._node) - max(f.arrival_ns for f in pair[:2] if f)) / 1e6
         wanted = [name for name in (*messages.OUTPUTS, 'stats')
                   if self._publishers[name].get_subscription_count()]
-        if not wanted:
+        if not wanted and self._score is None:
             self.health.drop('no_listener')
             return
         if self._pipeline.registration.missing():
@@ -320,7 +341,9 @@ class CameraPair:
         if 'stats' in wanted:
             self._publishers['stats'].publish(messages.to_stats(
                 view, timing, pair.state, self._pipeline.segmenter.manifest,
-                self.health.counts(self.feed.drops)))
+                self.health.counts(self.feed.drops), self._score.score if self._score else None))
+        if self._score is not None:
+            self._score.add_mask(messages.stamp_ns(header), result.label)
 
     def _header(self, pair: Pair) -> Any:
         """Return the header of the mask: that of the RGB frame, bit for bit, if it is new."""
@@ -351,6 +374,10 @@ class CameraPair:
         """Count what cannot be used, and say why the first time."""
         self.health.drop(cause, stream=stream)
         self._tell(cause, stream, f'{sentence} Skipped; more of this kind are only counted.')
+
+    def _tell_of_label(self, cause: str, sentence: str) -> None:
+        """Log why a label is refused; its numbers stand in the diagnostics."""
+        self._tell(cause, 'label', f'{sentence} More of this kind are only counted.')
 
     def _tell(self, cause: str, stream: str, sentence: str) -> None:
         """Log a warning, once per cause and stream."""

@@ -18,12 +18,13 @@ from rgbx_seg_ros.statuses import (
     HealthConfig,
     Interval,
     Level,
+    Score,
     Status,
     Thresholds,
     Timing,
 )
 
-__all__ = ['REMEDIES', 'Facts', 'Health', 'HealthConfig', 'Level', 'Status', 'Timing']
+__all__ = ['REMEDIES', 'Facts', 'Health', 'HealthConfig', 'Level', 'Score', 'Status', 'Timing']
 
 WINDOW = 300  # pairs that the percentiles look back on: 10 s at 30 Hz
 CLOCK_REPORTS = 2  # in a row; one message may be an old one
@@ -165,7 +166,8 @@ class Health:
         self._behind_s = interval.behind_s
         given = (interval, facts, self.config, self._thresholds)
         found = [statuses.cameras(*given), statuses.pairing(*given),
-                 statuses.registration(facts), statuses.inference(*given)]
+                 statuses.registration(facts), statuses.inference(*given),
+                 statuses.scoring(facts.score)]
         return [self._named(status) for status in found if status is not None]
 
     def _named(self, status: Status) -> Status:

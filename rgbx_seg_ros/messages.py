@@ -22,7 +22,7 @@ from std_msgs.msg import Header
 from rgbx_seg_ros import cloud, encodings, images
 from rgbx_seg_ros.camera import Camera
 from rgbx_seg_ros.engine import EngineInfo
-from rgbx_seg_ros.health import Timing
+from rgbx_seg_ros.health import Score, Timing
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_ros.overlay import blend, colorize
 from rgbx_seg_ros.parameters import Parameter
@@ -99,6 +99,21 @@ def to_array(message: Image | CompressedImage) -> NDArray[Any]:
         return images.decode_compressed(message.format, message.data)
     return images.decode(message.height, message.width, message.encoding, message.step,
                          message.is_bigendian, message.data)
+
+
+def check_label(message: Image | CompressedImage) -> None:
+    """Raise images.ImageError for a label that cannot hold class ids; costs microseconds."""
+    if not isinstance(message, CompressedImage):
+        images.check(message.height, message.width, message.encoding, message.step, message.data)
+    elif bytes(memoryview(message.data)[:3]) == images.JPEG_SIGNATURE:
+        to_label(message)  # says why not
+
+
+def to_label(message: Image | CompressedImage) -> NDArray[Any]:
+    """Return the class ids (H, W) of a label as they come; raises images.ImageError."""
+    if isinstance(message, CompressedImage):
+        return images.decode_label(message.format, message.data)
+    return to_array(message)
 
 
 def to_camera(message: CameraInfo) -> Camera:
@@ -252,7 +267,8 @@ LATCHED: dict[str, Callable[[Manifest, EngineInfo, Time, float], Any]] = {
 
 
 def to_stats(view: View, timing: Timing, state: str, manifest: Manifest,
-             counts: tuple[dict[str, int], dict[str, int], int]) -> SegmentationStats:
+             counts: tuple[dict[str, int], dict[str, int], int],
+             score: Score | None = None) -> SegmentationStats:
     """Return the numbers of one pair; `state` is sync.Pair's, `counts` as Health.counts gives."""
     received, drops, published = counts
     label, confidence = view.result.label, view.result.confidence
@@ -268,6 +284,9 @@ def to_stats(view: View, timing: Timing, state: str, manifest: Manifest,
     stats.pairs_published = published
     stats.rgb_received, stats.aux_received = received['rgb'], received['aux']
     stats.drop_causes, stats.drop_counts = list(drops), list(drops.values())
+    score = score or Score()
+    stats.miou, stats.miou_strict = score.miou, score.miou_strict
+    stats.masks_scored = score.scored
     return stats
 
 

@@ -22,6 +22,7 @@ from rgbx_seg_ros.aux_presets import CAMERAS
 from rgbx_seg_ros.degraded import AUX_LOST, RGB_LOST, DegradedConfig
 from rgbx_seg_ros.engine import BACKENDS, Options, Size
 from rgbx_seg_ros.health import HealthConfig
+from rgbx_seg_ros.live_score import ScoreConfig
 from rgbx_seg_ros.manifest import MAX_SCENE_EVERY, MAX_SIDE, PRECISIONS
 from rgbx_seg_ros.pipeline import PipelineConfig
 from rgbx_seg_ros.radiometry import FALSE_COLOR, NORMALIZE, UNITS, AuxConfig
@@ -126,6 +127,9 @@ PARAMETERS = (
               0.0, 1.0),
     Parameter('diagnostics.warn_memory', 0.0, 'Resident memory above it is a WARN, 0 = off [MB].',
               0.0, 1e6),
+    Parameter('score.labels', False, 'Score the masks against the labels on label/image_raw.'),
+    Parameter('score.transport', 'raw', 'raw: Image; compressed: CompressedImage (PNG).',
+              choices=TRANSPORTS),
     Parameter('confidence.threshold', 0.0, 'Pixels less sure than this become 255 [0..1].',
               0.0, 1.0, read_only=False),
     Parameter('mask.smoothing', 0.0, 'Time constant of the mask, 0 = none [s].', 0.0, 10.0,
@@ -149,6 +153,7 @@ class PairSettings:
     degraded: DegradedConfig
     pipeline: PipelineConfig
     health: HealthConfig
+    score: ScoreConfig = ScoreConfig()
 
 
 @dataclass(frozen=True)
@@ -308,7 +313,8 @@ def _read_pair(pair: str, values: Mapping[str, Any]) -> PairSettings:
         return PairSettings(pair, own['rgb.transport'], own['aux.transport'],
                             _record(SyncConfig, 'sync', own),
                             _record(DegradedConfig, 'degraded', own), pipeline,
-                            _record(HealthConfig, 'diagnostics', own))
+                            _record(HealthConfig, 'diagnostics', own),
+                            _record(ScoreConfig, 'score', own))
     except RgbxSegError as error:
         raise RgbxSegError(f'camera pair {pair}: {error}' if pair else str(error)) from None
 

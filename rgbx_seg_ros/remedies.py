@@ -52,6 +52,8 @@ FROZEN_RGB = 'the RGB image does not change: its driver repeats a frame; restart
 BROKEN = 'the engine cannot go on, nor can another one in this process: restart the node'
 UNPAIRED = ('both cameras deliver, but no frames pair; compare their stamps, sync.max_skew and '
             'sync.aux_offset')
+NO_LABEL_FITS = ('no label has the stamp of a mask; let labels carry the header stamp of their '
+                 'RGB image, bit for bit')
 
 POLICY_WORDS = {'BEST_EFFORT': 'best effort', 'TRANSIENT_LOCAL': 'transient local'}
 

@@ -22,6 +22,7 @@ from rgbx_seg_ros.remedies import (
     FROZEN,
     FROZEN_RGB,
     HARMLESS,
+    NO_LABEL_FITS,
     STATES,
     TOLD_ELSEWHERE,
     UNPAIRED,
@@ -101,6 +102,22 @@ class HealthConfig:
                                    f'diagnostics.error_{concern}, which is {error}.')
 
 
+class Score(NamedTuple):
+    """What labels say of the masks since activation; NaN where they say nothing."""
+
+    labels: int = 0  # received
+    scored: int = 0  # masks that met their label
+    without_mask: int = 0  # labels that were given up
+    without_label: int = 0  # masks that were
+    skipped: int = 0  # met, but scoring was busy
+    refused: Mapping[str, int] = {}  # labels by cause
+    fault: str = ''  # why the newest one was refused, as a sentence, if it was
+    miou: float = float('nan')
+    miou_strict: float = float('nan')
+    accuracy: float = float('nan')
+    iou: Mapping[str, float] = {}  # by name of the class
+
+
 class Facts(NamedTuple):
     """What the rest of the node knows of a camera pair when it is asked."""
 
@@ -116,6 +133,7 @@ class Facts(NamedTuple):
     warning: str = ''  # what is wrong with the choice, as a sentence
     failure: str = ''  # why the last pair failed that did
     broken: bool = False  # it failed in a way that does not heal
+    score: Score | None = None  # None where labels are not listened to
 
 
 class Interval(NamedTuple):
@@ -304,6 +322,28 @@ def _engine(interval: Interval, facts: Facts) -> list[Problem]:
     if facts.warning:
         problems.append((Level.WARN, facts.warning))
     return problems
+
+
+def scoring(score: Score | None) -> Status | None:
+    """Return how good the masks are by the labels, or None where there are none to be."""
+    if score is None:
+        return None
+    values = {'mIoU': f'{score.miou:.3f}', 'mIoU strict': f'{score.miou_strict:.3f}',
+              'pixel accuracy': f'{score.accuracy:.3f}', 'masks scored': str(score.scored),
+              'labels received': str(score.labels), 'labels without mask': str(score.without_mask),
+              'masks without label': str(score.without_label),
+              'skipped, scoring was busy': str(score.skipped)}
+    values |= {f'labels refused: {cause}': str(n) for cause, n in sorted(score.refused.items())}
+    values |= {f'IoU {name}': f'{iou:.3f}' for name, iou in score.iou.items()}
+    problems: list[Problem] = []
+    if score.fault:
+        problems.append((Level.WARN, score.fault.rstrip('.')))
+    elif not score.labels:
+        problems.append((Level.WARN, 'no labels have come'))
+    elif not score.scored and score.without_mask and score.without_label:
+        problems.append((Level.WARN, NO_LABEL_FITS))
+    good = f'mIoU {score.miou:.3f} over {score.scored} masks' if score.scored else 'no mask yet'
+    return _status('scoring', problems, good, values)
 
 
 def _status(concern: str, problems: list[Problem], good: str, values: dict[str, str]) -> Status:
