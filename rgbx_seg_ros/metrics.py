@@ -4,11 +4,17 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
+
+Image = NDArray[np.uint8]
+Counts = NDArray[np.int64]
+
+EXACT = 1 << 24  # pixels; cv2.calcHist returns its whole numbers as float32
 
 
 class Confusion:
@@ -24,8 +30,10 @@ class Confusion:
         self.matrix = np.zeros((n_classes, n_classes), np.int64)
         self.abstained = np.zeros(n_classes, np.int64)
 
-    def update(self, label: NDArray[np.uint8], target: NDArray[np.uint8]) -> None:
+    def update(self, label: Image, target: Image) -> Counts:
         """Add one image: predicted `label` and true `target`, both uint8 of one shape.
+
+        Returns how often each value of the target met each of the label, int64 (256, 256).
 
         Raises:
             RgbxSegError: the shapes differ, or an id is neither a class nor 255.
@@ -35,16 +43,12 @@ class Confusion:
             raise RgbxSegError(f'label is {label.shape}, its target {target.shape}; both must have '
                                'the same size.')
         n = self.n_classes
-        # One bincount over 256 x 256 joint values also reveals ids that are no class.
-        joint = np.bincount(target.ravel().astype(np.uint16) * 256 + label.ravel(),
-                            minlength=65536).reshape(256, 256)
-        for what, counts in (('target', joint.sum(1)), ('predicted label', joint.sum(0))):
-            strange = np.flatnonzero(counts[n:UNLABELED]) + n
-            if strange.size:
-                raise RgbxSegError(f'{what} has the id {strange[0]}; expected 0..{n - 1} or '
-                                   f'{UNLABELED} (unlabeled).')
+        joint = joint_counts(target, label)  # of all 256 x 256: it reveals ids that are no class
+        check_ids(joint.sum(1), n, 'target')
+        check_ids(joint.sum(0), n, 'predicted label')
         self.matrix += joint[:n, :n]
         self.abstained += joint[:n, UNLABELED]
+        return joint
 
     def __iadd__(self, other: Confusion) -> Confusion:
         """Add the counts of another confusion matrix over the same classes."""
@@ -55,31 +59,73 @@ class Confusion:
     def iou(self) -> NDArray[np.float64]:
         """Return intersection over union by class; NaN where it is neither true nor predicted."""
         hit = np.diag(self.matrix)
-        return _ratio(hit, self._true() + self.matrix.sum(0) - hit)
+        return ratio(hit, self.true() + self.matrix.sum(0) - hit)
 
     def miou(self, strict: bool = False) -> float:
         """Return the mean IoU; classes that never occur are left out, or count 0 if `strict`."""
-        iou = self.iou()
-        if strict:
-            return float(np.nan_to_num(iou).mean())
-        return float(np.nanmean(iou)) if np.isfinite(iou).any() else float('nan')
+        return mean_of_classes(self.iou(), strict)
 
     def recall(self) -> NDArray[np.float64]:
         """Return the share of each class's true pixels that were found (class accuracy)."""
-        return _ratio(np.diag(self.matrix), self._true())
+        return ratio(np.diag(self.matrix), self.true())
 
     def precision(self) -> NDArray[np.float64]:
         """Return the share of each class's predicted pixels that are true."""
-        return _ratio(np.diag(self.matrix), self.matrix.sum(0))
+        return ratio(np.diag(self.matrix), self.matrix.sum(0))
 
     def accuracy(self) -> float:
         """Return the share of all labeled pixels that are right."""
-        return float(_ratio(np.diag(self.matrix).sum(), self._true().sum()))
+        return float(ratio(np.diag(self.matrix).sum(), self.true().sum()))
 
-    def _true(self) -> NDArray[np.int64]:
+    def true(self) -> Counts:
+        """Return the labeled pixels of each class, (n_classes,)."""
         return self.matrix.sum(1) + self.abstained
 
 
-def _ratio(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+def joint_counts(first: Image, second: Image) -> Counts:
+    """Return how often each pair of values occurs at one pixel, int64 (256, 256) [first, second].
+
+    Both are uint8 of one shape. Takes half the time of numpy.bincount, and frees the GIL.
+    """
+    counts = np.zeros((256, 256), np.int64)
+    for one, other in zip(_parts(first), _parts(second), strict=True):
+        counts += cv2.calcHist([one, other], [0, 1], None, [256, 256],
+                               [0, 256, 0, 256]).astype(np.int64)
+    return counts
+
+
+def value_counts(image: Image) -> Counts:
+    """Return how often each value occurs in a uint8 array of any shape, int64 (256,)."""
+    counts = np.zeros(256, np.int64)
+    for part in _parts(image):
+        counts += cv2.calcHist([part], [0], None, [256], [0, 256]).astype(np.int64).ravel()
+    return counts
+
+
+def _parts(image: Image) -> list[Image]:
+    """Return the pixels as flat arrays, each of few enough to be counted exactly."""
+    if image.dtype != np.uint8:
+        raise RgbxSegError(f'an image to count is {image.dtype}; expected uint8.')
+    flat = np.ascontiguousarray(image).reshape(-1)
+    return [flat[at:at + EXACT] for at in range(0, flat.size, EXACT)]
+
+
+def check_ids(counts: Counts, n_classes: int, what: str) -> None:
+    """Raise RgbxSegError if `counts` (256,) of ids has one that is neither a class nor 255."""
+    strange = np.flatnonzero(counts[n_classes:UNLABELED]) + n_classes
+    if strange.size:
+        raise RgbxSegError(f'{what} has the id {strange[0]}; expected 0..{n_classes - 1} or '
+                           f'{UNLABELED} (unlabeled).')
+
+
+def mean_of_classes(scores: NDArray[np.float64], strict: bool = False) -> float:
+    """Return the mean over the classes that have a score, or over all, NaN as 0, if `strict`."""
+    if strict:
+        return float(np.nan_to_num(scores).mean())
+    return float(np.nanmean(scores)) if np.isfinite(scores).any() else float('nan')
+
+
+def ratio(part: Counts, whole: Counts) -> NDArray[np.float64]:
+    """Return part / whole, NaN where the whole is 0."""
     with np.errstate(invalid='ignore', divide='ignore'):
         return np.where(whole > 0, part / whole, np.nan)

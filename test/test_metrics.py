@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.metrics import Confusion
+from rgbx_seg_ros.metrics import EXACT, Confusion, joint_counts, value_counts
 
 
 @settings(max_examples=50, deadline=None)
@@ -69,3 +69,22 @@ def test_foreign_ids_and_sizes_are_refused():
         Confusion(3).update(np.full((2, 2), 3, np.uint8), np.zeros((2, 2), np.uint8))
     with pytest.raises(RgbxSegError, match='same size'):
         Confusion(3).update(np.zeros((2, 2), np.uint8), np.zeros((2, 3), np.uint8))
+
+
+def test_counts_of_pairs_and_values_equal_a_count_pixel_by_pixel():
+    first, second = np.random.default_rng(0).integers(0, 256, (2, 30, 40)).astype(np.uint8)
+    expected = np.zeros((256, 256), np.int64)
+    np.add.at(expected, (first, second), 1)
+    assert (joint_counts(first, second) == expected).all()
+    assert (value_counts(first[:, ::3]) == np.bincount(first[:, ::3].ravel(), minlength=256)).all()
+    assert value_counts(first[:0]).sum() == 0
+
+
+def test_counts_beyond_what_a_float_holds_are_exact():
+    image = np.zeros((EXACT + 3,), np.uint8)
+    assert value_counts(image)[0] == joint_counts(image, image)[0, 0] == EXACT + 3
+
+
+def test_an_image_that_is_not_of_bytes_is_refused():
+    with pytest.raises(RgbxSegError, match='int64'):
+        Confusion(3).update(np.zeros((2, 2), np.int64), np.zeros((2, 2), np.int64))
