@@ -29,12 +29,16 @@ INSTALLED_NAMES := $(sort $(shell find config launch rgbx_seg_ros sample -type f
 STAND_INS := vision_msgs tf2_msgs
 BUILT_FILES := CMakeLists.txt package.xml setup.cfg $(wildcard msg/*.msg) $(shell find $(STAND_INS:%=test/%) -type f)
 
-.PHONY: help demo test test-gpu lint fuzz cycles soak sample ros clean FORCE
+.PHONY: help demo eval test test-gpu lint fuzz cycles soak sample wheels release ros clean FORCE
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(ROS)/.built  ## play BAG through the node with BUNDLE, write a report to OUT
 	@$(IN_ROS) python -m demo --bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)' $(ARGS)
+
+eval: OUT = out/eval
+eval: $(ROS)/.built  ## evaluate BAG with BUNDLE, without ROS or playing, and write a report to OUT
+	@$(IN_ENV) rgbx_eval_bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)' $(ARGS)
 
 test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TESTS=... for some)
 	@# A process per core for the tests of training, which compute; those over DDS would crowd each other.
@@ -60,10 +64,20 @@ soak: $(ROS)/.built $(VENV)/.test  ## run the node at 30 Hz for MINUTES=30 and w
 sample: $(ROS)/.built $(VENV)/.test  ## make sample/ anew: training (an hour on 2 cores), export, bag
 	@$(IN_ROS) bash sample/make.sh
 
+wheels: $(VENV)/.release  ## build source archives and wheels of both packages into dist/
+	@# From the archive, so that a wheel holds nothing that the archive lacks; with what .venv has.
+	@rm -rf dist && for package in . rgbx_seg_train; do \
+	  $(VENV)/bin/python -m build --no-isolation --outdir dist $$package >dist.log 2>&1 \
+	  || { cat dist.log; exit 1; }; done; rm -f dist.log
+	@ls dist
+
+release:  ## give the changes of no release yet a number: VERSION=0.2.0, in all places
+	@$(PYTHON) scripts/release.py $(VERSION) $(ARGS)
+
 ros: $(ROS)/.built  ## only set up .venv and build the ROS package
 
 clean:  ## remove the environment and all outputs
-	rm -rf $(VENV) out build install log
+	rm -rf $(VENV) out build dist install log
 
 $(VENV)/.demo: requirements/demo.txt requirements/constraints.txt scripts/ros_from_pypi.py pyproject.toml setup.cfg
 	@echo "make: installing the runtime, ROS 2 and build tools into .venv"
@@ -83,6 +97,10 @@ $(VENV)/.test: requirements/test.txt requirements/constraints.txt rgbx_seg_train
 
 $(VENV)/.lint: requirements/lint.txt requirements/constraints.txt | $(VENV)/.demo
 	@$(PIP) -r requirements/lint.txt
+	@touch $@
+
+$(VENV)/.release: requirements/release.txt requirements/constraints.txt | $(VENV)/.demo
+	@$(PIP) -r requirements/release.txt
 	@touch $@
 
 # A workspace of links: CMake refuses include folders (NumPy's) that lie inside a source folder.

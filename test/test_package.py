@@ -4,16 +4,12 @@
 import configparser
 import importlib
 import importlib.util
-import re
 import subprocess
 import sys
 import types
-import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-
-import rgbx_seg_ros
 
 ROOT = Path(__file__).resolve().parents[1]
 SEGMENT_ARGUMENTS = {
@@ -28,15 +24,6 @@ def commands_in_setup_cfg():
     config.read(ROOT / 'setup.cfg')
     lines = config['options.entry_points']['console_scripts'].split('\n')
     return [tuple(line.split(' = ')) for line in lines if line]
-
-
-def test_all_versions_agree():
-    package_xml = ET.parse(ROOT / 'package.xml').getroot().findtext('version')
-    train = re.search(r"^version = '(.+)'", (ROOT / 'rgbx_seg_train/pyproject.toml').read_text(),
-                      re.MULTILINE)[1]
-    changelog_head = re.search(r'^(\d+\.\d+\.\d+) \(', (ROOT / 'CHANGELOG.rst').read_text(),
-                               re.MULTILINE)[1]
-    assert [package_xml, train, changelog_head] == [rgbx_seg_ros.__version__] * 3
 
 
 @pytest.mark.parametrize(('command', 'target'), commands_in_setup_cfg())
