@@ -1,6 +1,6 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""A corner of DDS in which a program and the node it starts meet nobody else."""
+"""A transport fit for images, and a corner of DDS in which a program meets only what it starts."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def set_private_middleware() -> None:
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'SUBNET'
     for name in ('ROS_LOCALHOST_ONLY', 'ROS_STATIC_PEERS'):
         os.environ.pop(name, None)
+    set_transport()
+
+
+def set_transport() -> None:
+    """Choose a transport fit for images, unless the user chose one; before rclpy.init."""
     rmw = os.environ.get('RMW_IMPLEMENTATION') or 'rmw_fastrtps_cpp'
     chosen = any(os.environ.get(name) for name in TRANSPORT_VARIABLES)
     if rmw.startswith('rmw_fastrtps') and not chosen:
