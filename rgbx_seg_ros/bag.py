@@ -103,7 +103,8 @@ def deserialize(message: RawMessage) -> Any:
     """Return the fields of a message of a type that Humble's common interfaces have."""
     if message.data[:4] == ZSTD_SIGNATURE:
         raise ValueError('its messages are compressed, which only its metadata.yaml tells')
-    return _store().deserialize_cdr(message.data, message.channel.type)
+    # A view: of bytes, rosbags would copy the whole image.
+    return _store().deserialize_cdr(memoryview(message.data), message.channel.type)
 
 
 class _Bag:
