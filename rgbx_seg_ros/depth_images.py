@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import numpy as np
-from sensor_msgs.msg import Image
 
-from rgbx_seg_ros import messages
+from rgbx_seg_ros import incoming
 from rgbx_seg_ros.cloud import Floats, depth_to_meters
 
 KEPT = 8  # images that wait for their RGB frame
@@ -22,9 +22,9 @@ class DepthImages:
         """Start with none; one further than `max_skew_s` from an RGB frame is not its depth."""
         self.found = True  # what was asked for last; nothing is amiss before
         self._max_skew_ns = round(max_skew_s * 1e9)
-        self._images: deque[Image] = deque(maxlen=KEPT)
+        self._images: deque[Any] = deque(maxlen=KEPT)
 
-    def add(self, message: Image) -> None:
+    def add(self, message: Any) -> None:
         """Take a depth image on the RGB grid."""
         self._images.append(message)
 
@@ -38,12 +38,12 @@ class DepthImages:
         Floats come as they are, for their infinity is far away (REP-117). Raises
         images.ImageError and RgbxSegError for what is no depth image.
         """
-        def skew_ns(message: Image) -> int:
-            return abs(messages.stamp_ns(message.header) - stamp_ns)
+        def skew_ns(message: Any) -> int:
+            return abs(incoming.stamp_ns(message.header) - stamp_ns)
 
         nearest = min(self._images.copy(), default=None, key=skew_ns)
         self.found = nearest is not None and skew_ns(nearest) <= self._max_skew_ns
         if nearest is None or not self.found:
             return None
-        depth = messages.to_array(nearest)
+        depth = incoming.to_array(nearest)
         return depth if depth.dtype == np.float32 and depth.ndim == 2 else depth_to_meters(depth)

@@ -19,10 +19,16 @@ from rgbx_seg.msg import SegmentationInfo, SegmentationStats
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
-from rgbx_seg_ros import cloud, encodings, images
+from rgbx_seg_ros import cloud
 from rgbx_seg_ros.camera import Camera
 from rgbx_seg_ros.engine import EngineInfo
 from rgbx_seg_ros.health import Score, Timing
+from rgbx_seg_ros.incoming import check as check
+from rgbx_seg_ros.incoming import encoding as encoding
+from rgbx_seg_ros.incoming import stamp_ns as stamp_ns
+from rgbx_seg_ros.incoming import to_array as to_array
+from rgbx_seg_ros.incoming import to_rgb as to_rgb
+from rgbx_seg_ros.incoming import to_transform as to_transform
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_ros.overlay import blend, colorize
 from rgbx_seg_ros.parameters import Parameter
@@ -47,73 +53,9 @@ class View(NamedTuple):
     registered: bool = False  # aux lies on the RGB grid
 
 
-def stamp_ns(header: Header) -> int:
-    """Return the header's stamp in nanoseconds."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
-
-
-def encoding(message: Image | CompressedImage) -> str:
-    """Return what an image says of its pixels: its encoding, or its format if compressed."""
-    return str(message.format if isinstance(message, CompressedImage) else message.encoding)
-
-
 def to_header(stamp: Time, frame_id: str) -> Header:
     """Return a header of an image that stands in for another one."""
     return Header(stamp=stamp, frame_id=frame_id)
-
-
-def to_transform(stamped: Any) -> tuple[str, str, list[float], list[float]]:
-    """Return parent, child, translation and quaternion (x, y, z, w) of a TransformStamped."""
-    move, turn = stamped.transform.translation, stamped.transform.rotation
-    return (stamped.header.frame_id, stamped.child_frame_id, [move.x, move.y, move.z],
-            [turn.x, turn.y, turn.z, turn.w])
-
-
-def check(stream: str, message: Image | CompressedImage) -> str:
-    """Raise images.ImageError if stream 'rgb' or 'aux' cannot use an image; costs microseconds.
-
-    Returns what is lost in a compressed one, in a sentence, or ''. Its other faults show only when
-    it is decompressed.
-    """
-    if isinstance(message, CompressedImage):
-        return images.lossy(message.format, message.data) if stream == 'aux' else ''
-    images.check(message.height, message.width, message.encoding, message.step, message.data)
-    if reason := encodings.unsuited(stream, message.encoding):
-        raise images.ImageError('encoding', reason)
-    return ''
-
-
-def to_rgb(message: Image | CompressedImage) -> NDArray[np.uint8]:
-    """Return the pixels (H, W, 3) of the RGB camera; raises images.ImageError."""
-    return images.to_rgb8(to_array(message), encoding(message))
-
-
-def to_array(message: Image | CompressedImage) -> NDArray[Any]:
-    """Return the pixels (H, W) or (H, W, 3), color as RGB; a view of the message if possible.
-
-    Raises:
-        images.ImageError: the message is not an image that is understood.
-
-    """
-    if isinstance(message, CompressedImage):
-        return images.decode_compressed(message.format, message.data)
-    return images.decode(message.height, message.width, message.encoding, message.step,
-                         message.is_bigendian, message.data)
-
-
-def check_label(message: Image | CompressedImage) -> None:
-    """Raise images.ImageError for a label that cannot hold class ids; costs microseconds."""
-    if not isinstance(message, CompressedImage):
-        images.check(message.height, message.width, message.encoding, message.step, message.data)
-    elif bytes(memoryview(message.data)[:3]) == images.JPEG_SIGNATURE:
-        to_label(message)  # says why not
-
-
-def to_label(message: Image | CompressedImage) -> NDArray[Any]:
-    """Return the class ids (H, W) of a label as they come; raises images.ImageError."""
-    if isinstance(message, CompressedImage):
-        return images.decode_label(message.format, message.data)
-    return to_array(message)
 
 
 def to_camera(message: CameraInfo) -> Camera:

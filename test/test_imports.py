@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(path.stem for path in (ROOT / 'rgbx_seg_ros').glob('*.py'))
 ROS_FILES = {'node', 'messages', 'diagnostics', 'intake', 'camera_pair', 'benchmark_robot',
-             'depth_images', 'endpoints', 'sync_message_filters', 'static_transforms', 'player',
+             'endpoints', 'sync_message_filters', 'static_transforms', 'player',
              'player_messages'}
 ROS = {'rclpy', 'rgbx_seg', 'sensor_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs',
        'builtin_interfaces', 'rcl_interfaces', 'lifecycle_msgs', 'vision_msgs', 'geometry_msgs',
