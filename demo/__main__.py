@@ -114,10 +114,12 @@ def _new_folder(out: Path) -> Iterator[Path]:
 def _published(session: Session, timeline: Timeline) -> list[Published]:
     """Return the pairs of the node's stats with the stamps of the bag, in order of time."""
     pairs, rate = [], session.clock.rate
+    in_bag = {session.clock.stamp_ns(ns): ns for topic in timeline.images
+              for ns in timeline.received[topic]}
     for stats in session.recorder.stats:
         live_ns, live_aux_ns = (stamp.sec * 1_000_000_000 + stamp.nanosec
                                 for stamp in (stats.header.stamp, stats.aux_stamp))
-        rgb_ns, aux_ns = (session.player.bag_stamps[ns] for ns in (live_ns, live_aux_ns))
+        rgb_ns, aux_ns = (in_bag[ns] for ns in (live_ns, live_aux_ns))
         arrived_ns = max(timeline.received[topic][ns] for topic, ns in
                          zip(timeline.images, (rgb_ns, aux_ns), strict=True))
         camera_ms = (arrived_ns - timeline.bias_ns - rgb_ns) / 1e6 / rate
@@ -141,19 +143,20 @@ def _run(options: argparse.Namespace, manifest: Manifest, timeline: Timeline, se
         model=info.model_name, classes=manifest.classes, backend=info.backend, device=info.device,
         precision=info.precision, rate=options.rate, stamp_shift_s=session.clock.shift_s,
         wall_s=wall_s, pairs_in_bag=timeline.pairs, pairs_published=_count(recorder), frames=frames,
-        dropped=_dropped(session, frames), received=dict(recorder.counts),
-        records=[pair.record for pair in published], player_late_ms=session.player.late_ms,
+        dropped=_dropped(session, timeline, frames), received=dict(recorder.counts),
+        records=[pair.record for pair in published], player_late_ms=list(session.player.late_ms),
         confusion=comparison.confusion, scored=comparison.scored,
         versions=_versions(info, session.rmw))
 
 
-def _dropped(session: Session, frames: dict[str, dict[str, int]]) -> dict[str, int]:
+def _dropped(session: Session, timeline: Timeline,
+             frames: dict[str, dict[str, int]]) -> dict[str, int]:
     """Return what the node dropped, by cause, and what the wire lost before and after it."""
     recorder, player = session.recorder, session.player
     dropped = {f'lost_on_wire_{stream}': counts['published'] - counts['received']
                for stream, counts in frames.items()}
     dropped['lost_on_wire_mask'] = _count(recorder) - recorder.counts['mask']
-    for stream, topic in zip(frames, player.topics, strict=True):
+    for stream, topic in zip(frames, timeline.images, strict=True):
         if player.undecodable[topic]:
             dropped[f'undecodable_{stream}'] = player.undecodable[topic]
     return {**dropped, **recorder.drops}

@@ -7,29 +7,25 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any, BinaryIO, NamedTuple
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 
 from demo.node_process import NodeProcess
-from demo.player import Player
 from demo.recorder import Recorder
-from demo.timeline import LiveClock, Timeline
+from demo.timeline import Timeline
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.middleware import set_private_middleware
+from rgbx_seg_ros.play_plan import LiveClock, Plan, PlayOptions, plan_playing
+from rgbx_seg_ros.player import Player, open_node
 from rgbx_seg_ros.sync import SyncConfig
 
 DISCOVERY_S = 30.0
 START_S = 180.0  # some backends build their engine when they first meet a bundle
-SETTLE_S = 0.5  # a publisher may know a subscription that does not know it yet
 QUIET_S = 2.2  # at the end: two of the node's diagnostics, so that the last one is complete
 DRAIN_S = 60.0
+LOOK_AHEAD_BYTES = 512 << 20  # a short bag is ready as a whole before it plays
 
 
 class Session(NamedTuple):
@@ -64,22 +60,36 @@ def _record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate:
             log: Path, spool: BinaryIO) -> Session:
     # The player shall not wait 5 ms for the interpreter whenever the recorder has it.
     sys.setswitchinterval(0.0005)
-    with _spinning_node() as node:
+    with open_node('rgbx_seg_demo') as node:
         # Whoever else is in this domain, of another machine perhaps, is in another namespace.
         space = f'/demo_{secrets.token_hex(4)}'
-        player = Player(node, timeline, space)
+        player = Player(node, plan(timeline, space), rate=rate, now=True, bias_ns=timeline.bias_ns,
+                        look_ahead_bytes=LOOK_AHEAD_BYTES)
         recorder = Recorder(node, f'{space}/segment', spool)
-        inputs = dict(zip(('rgb', modality), player.topics.values(), strict=True))
+        names = {track.topic: track.name for track in player.tracks}
+        inputs = dict(zip(('rgb', modality), map(names.get, timeline.images), strict=True))
         try:
             with NodeProcess(ros_arguments(bundle, backend, rate, space, inputs), log) as process:
                 _wait_until_active(process, node, player, recorder)
-                clock = player.play(rate)
+                clock = player.play()
                 _drain(process, recorder)
                 exit_code = process.stop()
         finally:
             player.stop()
         return Session(player, recorder, clock, exit_code,
                        rclpy.get_rmw_implementation_identifier())
+
+
+def plan(timeline: Timeline, space: str) -> Plan:
+    """Return the playing of rgb and aux in namespace `space`, as two camera drivers would.
+
+    Compressed images are decoded before, so that the wire carries the true load.
+    """
+    remap = {topic: space + topic.removesuffix('/compressed') for topic in timeline.images}
+    options = PlayOptions(topics=timeline.images, remap=remap, reliability='reliable',
+                          decompress=True)
+    return plan_playing(timeline.bag, options)._replace(start_ns=timeline.first_ns,
+                                                        stop_ns=timeline.last_ns)
 
 
 def ros_arguments(bundle: Path, backend: str, rate: float, space: str,
@@ -99,27 +109,6 @@ def ros_arguments(bundle: Path, backend: str, rate: float, space: str,
     for name, topic in inputs.items():
         arguments += ['-r', f'{name}/image_raw:={topic}']
     return arguments
-
-
-@contextmanager
-def _spinning_node() -> Iterator[Any]:
-    # Without rclpy's own handlers Ctrl+C is a KeyboardInterrupt here, which ends the node in order.
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node('rgbx_seg_demo')
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-
-    def spin() -> None:
-        with suppress(ExternalShutdownException):
-            executor.spin()
-
-    thread = Thread(target=spin, name='recorder', daemon=True)
-    thread.start()
-    try:
-        yield node
-    finally:
-        rclpy.try_shutdown()
-        thread.join()
 
 
 def _wait_until_active(process: NodeProcess, node: Any, player: Player,
@@ -142,8 +131,7 @@ def _wait_until_active(process: NodeProcess, node: Any, player: Player,
             print(process.last_words(), file=sys.stderr)
             raise error(f'{reason}; its last words are above.')
         time.sleep(0.05)
-    player.wait_ready()
-    time.sleep(SETTLE_S)
+    player.wait()
 
 
 def _drain(process: NodeProcess, recorder: Recorder) -> None:

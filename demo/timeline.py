@@ -1,6 +1,6 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a bag holds and when it is played; no ROS in here."""
+"""What a bag holds, and when; no ROS in here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,8 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.bag import COMPRESSED, StampedImage, Topics, guess_topics, read_images
 from rgbx_seg_ros.images import ImageError, decode_label
 from rgbx_seg_ros.manifest import UNLABELED, ClassInfo
+from rgbx_seg_ros.play_plan import stamp_bias
 from rgbx_seg_ros.sync import Pairer
-
-SENSIBLE_DELAY_NS = 1_000_000_000  # from capture to recorder; beyond, the clocks are unrelated
 
 
 @dataclass(frozen=True)
@@ -47,33 +45,6 @@ class Timeline:
     def all(self) -> list[str]:
         """The topics to play and to compare with."""
         return [*self.images, *([self.topics.label] if self.topics.label else [])]
-
-
-class LiveClock(NamedTuple):
-    """Where the bag's time lies on the clock of the machine; times in nanoseconds."""
-
-    timeline: Timeline
-    began_ns: int  # when the first frame is played
-    rate: float
-
-    def publish_ns(self, received_ns: int) -> int:
-        """Return when a frame is due that the recorder received at `received_ns`."""
-        return self.began_ns + self._scaled(received_ns - self.timeline.first_ns)
-
-    def stamp_ns(self, stamp_ns: int) -> int:
-        """Return the stamp that a frame gets; at rate 1 all are shifted by one constant."""
-        if stamp_ns <= 0:  # a fault of the bag that the node shall see
-            return stamp_ns
-        since = stamp_ns + self.timeline.bias_ns - self.timeline.first_ns
-        return self.began_ns + self._scaled(since)
-
-    @property
-    def shift_s(self) -> float:
-        """What is added to the first frame's stamp, in seconds."""
-        return (self.began_ns + self.timeline.bias_ns - self.timeline.first_ns) / 1e9
-
-    def _scaled(self, duration_ns: int) -> int:
-        return duration_ns if self.rate == 1 else round(duration_ns / self.rate)
 
 
 def read_timeline(bag: Path, modality: str, rgb: str = '', aux: str = '',
@@ -106,10 +77,8 @@ def read_timeline(bag: Path, modality: str, rgb: str = '', aux: str = '',
             f'{bag}: no pair among {counts[topics.rgb]} frames of {topics.rgb} and '
             f'{counts[topics.aux]} of {topics.aux}; expected stamps that lie within '
             f'{pairer.config.max_skew_s * 1e3:.0f} ms; check that both cameras use one clock.')
-    delay = min(delays)
-    bias = 0 if 0 <= delay <= SENSIBLE_DELAY_NS else delay
     return Timeline(bag, topics, counts, received, frozenset(labels), pairs, min(arrivals),
-                    max(arrivals), min(received[topics.rgb]), bias)
+                    max(arrivals), min(received[topics.rgb]), stamp_bias(delays))
 
 
 def read_target(image: StampedImage) -> NDArray[np.uint8]:

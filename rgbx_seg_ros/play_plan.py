@@ -16,7 +16,7 @@ from rgbx_seg_ros.play_qos import Offer, recorded_offer
 
 CLOCK = '/clock'
 NAME = re.compile(r'(/[A-Za-z_]\w*)+', re.ASCII)
-END = '/compressed'
+END, DEPTH_END = '/compressed', '/compressedDepth'  # the latter has a header of its own
 SENSIBLE_DELAY_NS = NS  # from capture to recorder; beyond, the clocks are unrelated
 
 
@@ -143,16 +143,16 @@ def plan_playing(bag: Path, options: PlayOptions) -> Plan:
         elif channel.serialization != CDR:
             left_out[topic] = f'serialized as {channel.serialization}'
         else:
-            tracks.append(_track(channel, names, options))
+            tracks.append(_track(channel, wanted, options))
     return Plan(bag, tuple(tracks), left_out, first_ns, start_ns, last_ns)
 
 
-def _track(channel: Channel, names: set[str], options: PlayOptions) -> Track:
+def _track(channel: Channel, wanted: Sequence[str], options: PlayOptions) -> Track:
     name, kind = channel.topic, channel.type
     raw = name.removesuffix(END)
-    # Where the raw images are in the bag, too, the compressed ones stay what they are.
-    decompress = (options.decompress and kind == COMPRESSED and name.endswith(END)
-                  and raw not in names)
+    # Where the raw images are played, too, the compressed ones stay what they are.
+    decompress = (options.decompress and kind == COMPRESSED and not name.endswith(DEPTH_END)
+                  and (raw == name or raw not in wanted))
     if decompress:
         name, kind = raw, IMAGE
     name = options.remap.get(channel.topic, options.remap.get(name, name))

@@ -26,7 +26,7 @@ DEFAULT: dict[str, Any] = {'reliability': 'reliable', 'durability': 'volatile',
                            'liveliness': 'automatic', 'history': 'keep_last', 'depth': 10,
                            **dict.fromkeys(TIMES, 0)}
 FOREVER_NS = (2**31 - 1) * NS  # from here on a time means "none", in the notation of some recorders
-MAX_DEPTH = 10_000
+MAX_DEPTH, LATCHED_DEPTH = 10_000, 100
 
 Offer = Mapping[str, Any]  # all policies of DEFAULT, times in nanoseconds, 0 = none
 
@@ -49,7 +49,7 @@ def recorded_offer(channel: Channel) -> dict[str, Any]:
     depths = [offer['depth'], *(qos.depth for qos in channel.qos)]
     if offer['durability'] == 'transient_local':
         # Latched by several publishers, of which each kept its own: one keeps all of theirs.
-        depths.append(channel.messages)
+        depths.append(min(channel.messages, LATCHED_DEPTH))
     offer['depth'] = min(max(depths), MAX_DEPTH)
     return offer
 

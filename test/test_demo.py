@@ -18,10 +18,11 @@ import pytest
 from bundles import write_tiny_bundle
 
 from demo.compare import Published, _spread, join
-from demo.timeline import LiveClock, check_labels, read_timeline
+from demo.timeline import Timeline, check_labels, read_timeline
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.bag import BagWriter
 from rgbx_seg_ros.manifest import AuxEncoding, load_bundle
+from rgbx_seg_ros.play_plan import LiveClock
 
 ROOT = Path(__file__).resolve().parents[1]
 T0 = 1_700_000_000_000_000_000
@@ -80,6 +81,11 @@ def write_foreign_bag(path: Path) -> Path:
     return path
 
 
+def live_clock(timeline: Timeline, began_ns: int, rate: float = 1.0) -> LiveClock:
+    """Return the clock by which the demo plays a bag."""
+    return LiveClock(timeline.first_ns, began_ns, rate, timeline.bias_ns)
+
+
 # --- what needs no ROS ---------------------------------------------------------------------------
 
 def test_timeline_counts_what_a_lossless_pairer_finds(tmp_path: Path):
@@ -92,7 +98,7 @@ def test_timeline_counts_what_a_lossless_pairer_finds(tmp_path: Path):
 
 def test_stamps_of_an_unrelated_clock_are_brought_to_the_recorders(tmp_path: Path):
     timeline = read_timeline(write_foreign_bag(tmp_path / 'bag'), 'depth')
-    clock = LiveClock(timeline, began_ns=T0 * 2, rate=1.0)
+    clock = live_clock(timeline, T0 * 2)
     assert clock.stamp_ns(5000 * MS) == clock.publish_ns(T0) == T0 * 2
     # The depth frame's delay of 5 ms in the recorder is kept.
     assert clock.publish_ns(T0 + 25 * MS) - clock.stamp_ns(5020 * MS) == 5 * MS
@@ -101,7 +107,7 @@ def test_stamps_of_an_unrelated_clock_are_brought_to_the_recorders(tmp_path: Pat
 @pytest.mark.parametrize('rate', [1.0, 0.5, 4.0])
 def test_live_clock_shifts_stamps_and_stretches_time(tmp_path: Path, rate: float):
     timeline = read_timeline(write_bag(tmp_path / 'bag', labels=False), 'thermal')
-    clock = LiveClock(timeline, began_ns=T0 + 10**15, rate=rate)
+    clock = live_clock(timeline, T0 + 10**15, rate)
     assert clock.publish_ns(timeline.first_ns) == T0 + 10**15
     steps = np.diff([clock.stamp_ns(T0 + n * MS) for n in range(5)])
     assert set(steps) == {MS / rate}
@@ -110,7 +116,7 @@ def test_live_clock_shifts_stamps_and_stretches_time(tmp_path: Path, rate: float
 
 def test_zero_stamp_stays_the_fault_that_it_is(tmp_path: Path):
     timeline = read_timeline(write_bag(tmp_path / 'bag', labels=False), 'thermal')
-    assert LiveClock(timeline, T0 * 2, 1.0).stamp_ns(0) == 0
+    assert live_clock(timeline, T0 * 2).stamp_ns(0) == 0
 
 
 def test_bag_without_pairs_is_refused(tmp_path: Path):
