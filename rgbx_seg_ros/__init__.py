@@ -4,11 +4,14 @@
 
 import os
 
+from rgbx_seg_ros.missing import explain_for_commands
+
 __version__ = '0.1.0'
 
 # Before ONNX Runtime is loaded: its official builds tell Microsoft of their use otherwise, and
 # leave an id in the user's home.
 os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+explain_for_commands()
 
 
 class RgbxSegError(Exception):

@@ -265,3 +265,56 @@ def test_a_bag_is_made_outside_of_the_checkout(runtime, tmp_path):
     done = run(runtime / 'rgbx_make_bag', 'pictures', 'bag', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / 'bag/metadata.yaml').stat().st_size > 0
+
+
+@pytest.mark.parametrize(('command', 'sentence'), [
+    (['segment_node'], 'segment_node: error: rclpy is missing, expected in a sourced ROS 2;'),
+    (['rgbx_benchmark', 'node'], 'rgbx_benchmark: error: ROS 2 is missing'),
+    (['rgbx_play_bag', 'BAG'], 'rgbx_play_bag: error: ROS 2 is not found'),
+    (['rgbx_build_engine', 'BUNDLE', '--backend', 'tensorrt'],
+     'rgbx_build_engine: error: TensorRT cannot be imported'),
+])
+def test_a_command_that_needs_more_says_so_in_a_sentence(runtime, command, sentence, tmp_path):
+    places = {'BAG': ROOT / 'sample/bag', 'BUNDLE': ROOT / 'sample/bundle'}
+    done = run(runtime / command[0], *(places.get(word, word) for word in command[1:]),
+               cwd=tmp_path)
+    assert (done.returncode, done.stderr.count('\n')) == (1, 1), done.stderr
+    assert done.stderr.startswith(sentence)
+
+
+def test_a_command_without_opencv_says_so_in_a_sentence(runtime, tmp_path):
+    shutil.copytree(runtime.parent, tmp_path / 'bare', symlinks=True)
+    next((tmp_path / 'bare/lib').glob('python3.*/site-packages/cv2')).unlink()
+    commands = tmp_path / 'bare/bin'
+    done = run(commands / 'python', commands / 'rgbx_make_bag', '--help', cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (
+        1, "rgbx_make_bag: error: OpenCV is missing, expected from `apt install python3-opencv` "
+        "or, without ROS, from `pip install 'rgbx_seg_ros[opencv]'`.\n")
+
+
+def test_commands_of_training_answer_help_beside_the_runtime(wheels, tmp_path):
+    pytest.importorskip('torch', reason='training is not installed: run make test')
+    ours = {'rgbx-seg-ros', 'rgbx_seg_ros'}
+    train = [each for each in requirements_of(wheels['rgbx_seg_train']) if each.name not in ours]
+    needed = closure(train) | closure(requirements_of(wheels['rgbx_seg_ros']))
+    commands = install(tmp_path / 'all', list(wheels.values()), needed)
+    names = sorted(path.name for path in commands.glob('rgbx_*'))
+    program = """
+import importlib.metadata, sys
+from contextlib import redirect_stdout
+from io import StringIO
+for entry in importlib.metadata.distribution('rgbx-seg-train').entry_points:
+    sys.argv = [entry.name, '--help']
+    told = StringIO()
+    try:
+        with redirect_stdout(told):
+            code = entry.load()()
+    except SystemExit as end:
+        code = end.code
+    assert not code and entry.name in told.getvalue(), (entry, code, told.getvalue())
+    print(entry.name)
+"""
+    done = run(commands / 'python', '-c', program, cwd=tmp_path)  # in one process: torch loads once
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) < set(names)
+    assert (tmp_path / 'all/share/rgbx_seg_train/configs/segrgbx_tiny_synthetic.yaml').is_file()
