@@ -26,7 +26,7 @@ from rgbx_seg_ros.report import VideoWriter
 
 Image = NDArray[np.uint8]
 
-HEIGHT, STRIP = 288, 24  # pixels of the panels and of the captions above them
+HEIGHT, STRIP = 264, 24  # pixels of panels and captions; 4:3 makes them whole blocks of H.264
 HELD = 30  # frames that wait for a first label, which gets a panel of its own
 STEP_S = 0.1  # between two frames where the stamps jump back
 FONT, SIZE, BASE = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 17  # of captions; the line they stand on
@@ -46,7 +46,7 @@ class Video:
         """Remember what to paint; the panels take their widths from the first frames."""
         self.path, self.bundles, self.modality, self.alpha = path, bundles, modality, alpha
         self._table = palette(classes)
-        self._writer = VideoWriter(path, 'superfast', 1)
+        self._writer = VideoWriter(path, 'ultrafast', 25, threads=1)
         self._widths: list[int] = []  # of the panels, even
         self._held: list[tuple[float, list[_Panel]]] | None = []  # None: the layout is settled
         self._last, self._shift = -math.inf, 0.0

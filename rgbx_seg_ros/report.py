@@ -156,12 +156,15 @@ def panels(images: Iterable[Image], height: int) -> Image:
 class VideoWriter:
     """Writes H.264 in mp4 whose frames keep their times; use as a context manager."""
 
-    def __init__(self, path: Path, preset: str = 'veryfast', threads: int = 0) -> None:
+    def __init__(self, path: Path, preset: str = 'veryfast', crf: int = 23,
+                 threads: int = 0) -> None:
         """Remember the place; the file is opened with the first frame, whose size it takes.
 
-        `preset` is that of x264, `threads` how many it may use, 0 as many as there are cores.
+        `preset` and `crf` (quality, lower is better) are those of x264, `threads` is how many it
+        may use, 0 as many as there are cores.
         """
-        self.path, self.preset, self.threads = path, preset, threads
+        self.path, self.threads = path, threads
+        self._options = {'preset': preset, 'crf': str(crf)}
         self._container: Any = None
         self._stream: Any = None
         self._last = -1
@@ -202,8 +205,7 @@ class VideoWriter:
     def _open(self, width: int, height: int) -> None:
         # faststart: the index comes first, so that a browser plays at once.
         self._container = self._av.open(str(self.path), 'w', options={'movflags': 'faststart'})
-        self._stream = self._container.add_stream('libx264', rate=30, options={
-            'preset': self.preset, 'crf': '23'})
+        self._stream = self._container.add_stream('libx264', rate=30, options=self._options)
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = 'yuv420p'  # the one format that every browser plays
         self._stream.codec_context.time_base = Fraction(1, TICKS)

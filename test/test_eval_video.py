@@ -16,7 +16,7 @@ from rgbx_seg_ros.eval_video import HEIGHT, STEP_S, STRIP, Video
 from rgbx_seg_ros.overlay import palette
 
 SIZE = (96, 128)
-PANEL = 384  # pixels: 4:3 at HEIGHT
+PANEL = 352  # pixels: 4:3 at HEIGHT
 
 
 def decoded(path: Path) -> list[tuple[float, np.ndarray]]:
