@@ -22,11 +22,14 @@ SAMPLE_BUNDLE = str(SHARE / 'sample' / 'bundle')
 # By default Fast DDS sends a 640x480 image as UDP fragments and loses about half of them.
 # Bare: with sizes asked for, nothing at all gets through where net.core.wmem_max is smaller.
 LARGE_IMAGES = 'LARGE_DATA'
+# What config/segment.rviz shows of the node.
+SHOWN = ('overlay', 'color_mask', 'confidence', 'aux_preview', 'points')
 BOOLEANS = ['true', 'false']
 TRANSPORTS = ['', 'raw', 'compressed']
 # Argument -> parameter of the node that it sets, if given.
 PARAMETERS = {'bundle': 'bundle', 'backend': 'backend', 'precision': 'precision',
-              'rgb_transport': 'rgb.transport', 'thermal_transport': 'aux.transport'}
+              'rgb_transport': 'rgb.transport', 'thermal_transport': 'aux.transport',
+              'label_transport': 'score.transport'}
 BUILDER = 'rgbx_build_engine'
 
 ARGUMENTS = (
@@ -58,6 +61,13 @@ ARGUMENTS = (
         'thermal_transport', default_value='', choices=TRANSPORTS,
         description='the same for the thermal camera'),
     DeclareLaunchArgument(
+        'label_topic', default_value='',
+        description='true class ids to score the masks against while the node runs; empty: what '
+        'params_file says'),
+    DeclareLaunchArgument(
+        'label_transport', default_value='', choices=TRANSPORTS,
+        description='the same for the labels; compressed: PNG'),
+    DeclareLaunchArgument(
         'params_file', default_value=DEFAULT_PARAMS, description="the node's parameters, YAML"),
     DeclareLaunchArgument(
         'namespace', default_value='', description='namespace of the node and its topics'),
@@ -66,6 +76,9 @@ ARGUMENTS = (
         description='take the time from /clock'),
     DeclareLaunchArgument(
         'use_rviz', default_value='false', choices=BOOLEANS, description='show the result in RViz'),
+    DeclareLaunchArgument(
+        'fixed_frame', default_value='map',
+        description='frame in which RViz shows the points; without /tf that of the RGB images'),
     DeclareLaunchArgument(
         'log_level', default_value='info', choices=['debug', 'info', 'warn', 'error', 'fatal'],
         description='least severity that the node logs'),
@@ -133,13 +146,17 @@ def segment_node(args):
     """Return the node; what is given on the command line wins over the file of parameters."""
     given = given_parameters(args)
     given = {name: ParameterValue(value, value_type=str) for name, value in given.items()}
+    labels = camera('label', args['label_topic'])[:2] if args['label_topic'] else []
+    if labels:
+        given['score.labels'] = True
     return Node(
         package='rgbx_seg',
         executable='segment_node',
         name='segment',
         namespace=args['namespace'],
         parameters=[args['params_file'], {**given, 'use_sim_time': args['use_sim_time'] == 'true'}],
-        remappings=camera('rgb', args['rgb_topic']) + camera('thermal', args['thermal_topic']),
+        remappings=[*camera('rgb', args['rgb_topic']),
+                    *camera('thermal', args['thermal_topic']), *labels],
         ros_arguments=['--log-level', args['log_level']],
         output='screen',
     )
@@ -156,17 +173,16 @@ def camera(name, topic):
 
 
 def rviz(args):
-    """Return RViz with overlay, mask and aux preview of this node."""
+    """Return RViz with what this node shows."""
     absolute = args['namespace'].startswith('/')
     parts = [*('' if absolute else args['pushed']).split('/'), *args['namespace'].split('/')]
     prefix = ''.join(f'/{part}' for part in parts if part)
-    topics = ('overlay', 'color_mask', 'aux_preview')
-    shown = [(f'/segment/{topic}', f'{prefix}/segment/{topic}') for topic in topics]
+    shown = [(f'/segment/{topic}', f'{prefix}/segment/{topic}') for topic in SHOWN]
     return Node(
         package='rviz2',
         executable='rviz2',
         name='rviz',
-        arguments=['-d', str(SHARE / 'config' / 'segment.rviz')],
+        arguments=['-d', str(SHARE / 'config' / 'segment.rviz'), '-f', args['fixed_frame']],
         parameters=[{'use_sim_time': args['use_sim_time'] == 'true'}],
         remappings=shown,
     )

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEGMENT_ARGUMENTS = {
     'bundle', 'backend', 'rgb_topic', 'thermal_topic', 'params_file', 'namespace', 'use_sim_time',
     'use_rviz', 'log_level', 'rgb_transport', 'thermal_transport', 'precision', 'build_only',
+    'label_topic', 'label_transport', 'fixed_frame',
 }
 REPLAY_ARGUMENTS = {'bag', 'rate', 'delay', 'loop', 'start_paused', 'rgb_topic', 'thermal_topic'}
 
