@@ -4,12 +4,9 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 
 from rgbx_seg_ros import report_plots as plots
@@ -17,44 +14,23 @@ from rgbx_seg_ros.overlay import colorize, palette
 from rgbx_seg_ros.report import (
     VIDEO_FILE,
     VIDEO_HEIGHT,
-    Image,
     Run,
     Sample,
     panels,
     per_class,
 )
-from rgbx_seg_ros.report_style import STYLE
-
-MEDIA = {'.jpg': 'jpeg', '.png': 'png'}
-PICTURE_WIDTH = 480  # pixels; wider ones are shrunk
-
-# Cause of a drop -> what happened, in words. The harmless ones cost no mask.
-LOSSES = {
-    'lost_on_wire_rgb': 'RGB frames published by the player that never reached the node',
-    'lost_on_wire_aux': 'aux frames published by the player that never reached the node',
-    'lost_on_wire_mask': 'masks published by the node that never reached the recorder',
-    'lost_on_wire': 'images that the middleware itself reported as lost',
-    'replaced': 'pairs replaced by a newer one while the model was busy',
-    'unpaired_rgb': 'RGB frames without an aux frame near enough in time',
-    'unpaired_aux': 'aux frames without an RGB frame near enough in time',
-    'late': 'frames that arrived after their turn',
-    'duplicate': 'frames whose stamp had come before',
-    'zero_stamp': 'frames with a zero stamp',
-    'overflow': 'frames that waited in a full queue for the other camera',
-    'backward_jump': 'jumps of the stamps back in time',
-    'reset': 'frames discarded because the stamps jumped back',
-    'clock_disagreement': 'frames whose stamps lie too far apart although they arrive together',
-    'degraded': 'frames of one camera while the other was lost',
-    'registration': 'pairs while the registration waited for a calibration',
-    'engine': 'pairs on which the engine failed',
-}
-HARMLESS = {
-    'surplus_rgb': 'RGB frames between two aux frames: the faster camera has more than can pair',
-    'surplus_aux': 'aux frames between two RGB frames: the faster camera has more than can pair',
-    'no_listener': 'pairs while nobody listened',
-    'disabled': 'pairs while the node was disabled',
-    'lost_beside': 'depth images or camera_info that the middleware reported as lost',
-}
+from rgbx_seg_ros.report_parts import (
+    HARMLESS,
+    LOSSES,
+    data,
+    document,
+    ms,
+    percent,
+    picture,
+    swatch,
+    text,
+    tiles,
+)
 
 
 def render(run: Run, summary: Mapping[str, Any], samples: Sequence[Sample],
@@ -64,10 +40,7 @@ def render(run: Run, summary: Mapping[str, Any], samples: Sequence[Sample],
     if has_video:
         sections.append(_video(run, samples))
     sections += [_scores(run), _times(run, summary), _drops(run, summary), _footer(run, summary)]
-    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>{_text(run.bag)} through {_text(run.bundle)}</title>'
-            f'<style>{STYLE}</style></head><body><main>{"".join(sections)}</main></body></html>\n')
+    return document(f'{run.bag} through {run.bundle}', ''.join(sections))
 
 
 def _headline(run: Run, summary: Mapping[str, Any]) -> str:
@@ -76,27 +49,25 @@ def _headline(run: Run, summary: Mapping[str, Any]) -> str:
     score = 'no labels' if summary['miou'] is None else f'{100 * summary["miou"]:.1f} %'
     scored = ('the bag holds none' if summary['miou'] is None else
               f'{run.scored} masks; {100 * summary["miou_strict"]:.1f} % if absent classes count 0')
-    tiles = [
+    boxes = [
         ('mean IoU', score, scored),
         ('pairs', f'{run.pairs_published} <small>of {run.pairs_in_bag}</small>',
          'published, of those in the bag'),
-        ('latency', _ms(latency['p50']), 'capture to mask, median; '
-         f'{_ms(summary["camera_ms"]["p50"])} of it until both images are there'),
-        ('engine', _ms(engine['p50']),
-         f'median; everything else {_ms(summary["overhead_ms"]["p50"])}'),
-        ('skew', _ms(skew['p50']), f'between the cameras, median; most {_ms(skew["max"])}'),
+        ('latency', ms(latency['p50']), 'capture to mask, median; '
+         f'{ms(summary["camera_ms"]["p50"])} of it until both images are there'),
+        ('engine', ms(engine['p50']),
+         f'median; everything else {ms(summary["overhead_ms"]["p50"])}'),
+        ('skew', ms(skew['p50']), f'between the cameras, median; most {ms(skew["max"])}'),
         ('lost on the wire', str(lost), 'frames and masks'),
     ]
-    boxes = ''.join(f'<div class="tile"><span>{name}</span><b>{value}</b><i>{note}</i></div>'
-                    for name, value, note in tiles)
-    return (f'<header><h1>{_text(run.bag)}</h1><p>{_text(run.modality)} and RGB through '
-            f'<b>{_text(run.model)}</b> ({_text(run.bundle)}) on {_text(run.backend)}, '
-            f'{_text(run.device)}, {_text(run.precision)}</p></header>'
-            f'<section class="tiles">{boxes}</section>')
+    return (f'<header><h1>{text(run.bag)}</h1><p>{text(run.modality)} and RGB through '
+            f'<b>{text(run.model)}</b> ({text(run.bundle)}) on {text(run.backend)}, '
+            f'{text(run.device)}, {text(run.precision)}</p></header>'
+            f'{tiles(boxes)}')
 
 
 def _legend(run: Run) -> str:
-    chips = ''.join(f'<li>{_swatch(info.color)}{_text(info.name)}</li>' for info in run.classes)
+    chips = ''.join(f'<li>{swatch(info.color)}{text(info.name)}</li>' for info in run.classes)
     return f'<ul class="legend">{chips}</ul>'
 
 
@@ -106,16 +77,16 @@ def _pictures(run: Run, samples: Sequence[Sample]) -> str:
     table = palette(run.classes)
     labeled = any(sample.target is not None for sample in samples)
     titles = ['RGB', run.modality, 'mask', 'overlay', *(['label'] if labeled else [])]
-    cells = [f'<div class="title">{_text(title)}</div>' for title in titles]
+    cells = [f'<div class="title">{text(title)}</div>' for title in titles]
     for sample in samples:
         target = None if sample.target is None else colorize(sample.target, table)
         shown = [(sample.rgb, '.jpg'), (sample.aux, '.jpg'),
                  (colorize(sample.label, table), '.png'), (sample.overlay, '.jpg')]
-        cells += [_picture(image, kind, f'{title} at {sample.record.time_s:.2f} s')
+        cells += [picture(image, kind, f'{title} at {sample.record.time_s:.2f} s')
                   for title, (image, kind) in zip(titles, shown, strict=False)]
         if labeled:
             cells.append('<div class="note">no label</div>' if target is None
-                         else _picture(target, '.png', 'label'))
+                         else picture(target, '.png', 'label'))
         cells.append(f'<p class="caption">{sample.record.time_s:.2f} s · skew '
                      f'{sample.record.skew_ms:+.1f} ms · latency {sample.record.latency_ms:.1f} ms'
                      f' · confidence {100 * sample.record.mean_confidence:.0f} %</p>')
@@ -123,31 +94,14 @@ def _pictures(run: Run, samples: Sequence[Sample]) -> str:
             f'{"".join(cells)}</div></section>')
 
 
-def _picture(image: Image, kind: str, words: str) -> str:
-    if image.shape[1] > PICTURE_WIDTH:
-        size = (PICTURE_WIDTH, round(image.shape[0] * PICTURE_WIDTH / image.shape[1]))
-        # Mixed ids would show colors of classes that are not there.
-        method = cv2.INTER_NEAREST if kind == '.png' else cv2.INTER_AREA
-        image = cv2.resize(image, size, interpolation=method)
-    return f'<img alt="{_text(words)}" src="{_data(image, kind)}">'
-
-
-def _data(image: Image, kind: str) -> str:
-    """Return an image as a URL that holds it."""
-    if image.ndim == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    data = base64.b64encode(cv2.imencode(kind, image)[1].tobytes()).decode('ascii')
-    return f'data:image/{MEDIA[kind]};base64,{data}'
-
-
 def _video(run: Run, samples: Sequence[Sample]) -> str:
     poster = ''
     if samples:
         middle = samples[len(samples) // 2]
         still = panels((middle.rgb, middle.aux, middle.overlay), VIDEO_HEIGHT)
-        poster = f' poster="{_data(still, ".jpg")}"'
+        poster = f' poster="{data(still, ".jpg")}"'
     return (f'<section><h2>The whole run</h2><video src="{VIDEO_FILE}" controls muted '
-            f'preload="metadata"{poster}></video><p class="note">RGB, {_text(run.modality)} and '
+            f'preload="metadata"{poster}></video><p class="note">RGB, {text(run.modality)} and '
             'overlay; every published pair at its own time.</p></section>')
 
 
@@ -164,10 +118,10 @@ def _scores(run: Run) -> str:
         absent = value is None or not np.isfinite(value)
         bar = '' if absent else (f'<span class="fill" style="width:{100 * (value or 0):.1f}%">'
                                  '</span>')
-        rows.append(f'<tr><td>{_swatch(info.color)}{_text(info.name)}</td>'
-                    f'<td class="meter"><div>{bar}</div></td><td>{_percent(value)}</td>'
-                    f'<td>{_percent(precision[info.name])}</td>'
-                    f'<td>{_percent(recall[info.name])}</td>'
+        rows.append(f'<tr><td>{swatch(info.color)}{text(info.name)}</td>'
+                    f'<td class="meter"><div>{bar}</div></td><td>{percent(value)}</td>'
+                    f'<td>{percent(precision[info.name])}</td>'
+                    f'<td>{percent(recall[info.name])}</td>'
                     f'<td>{100 * shares[info.id]:.2f} %</td></tr>')
     return ('<section><h2>Scores by class</h2><table><thead><tr><th>class</th>'
             '<th class="meter">IoU</th><th></th><th>precision</th><th>recall</th>'
@@ -193,10 +147,10 @@ def _times(run: Run, summary: Mapping[str, Any]) -> str:
          plots.over_time(times, [plots.Series('skew', skew, 'third')], 'ms')),
         ('Skew, how often', plots.histogram(skew, 'ms', 'third')),
     ]
-    boxes = ''.join(f'<figure><figcaption>{_text(title)}</figcaption>{body}</figure>'
+    boxes = ''.join(f'<figure><figcaption>{text(title)}</figcaption>{body}</figure>'
                     for title, body in figures)
     rows = ''.join(f'<tr><td>{words}</td>' + ''.join(
-        f'<td>{_ms(summary[key][rank])}</td>' for rank in ('p50', 'p95', 'max')) + '</tr>'
+        f'<td>{ms(summary[key][rank])}</td>' for rank in ('p50', 'p95', 'max')) + '</tr>'
         for key, words in (('latency_ms', 'latency: capture stamp to publication'),
                            ('camera_ms', 'of it until both images had arrived, as in the bag'),
                            ('engine_ms', 'engine: inference alone'),
@@ -216,7 +170,7 @@ def _drops(run: Run, summary: Mapping[str, Any]) -> str:
     for cause, count in sorted(counts.items(), key=lambda item: (item[0] in HARMLESS, -item[1])):
         words = LOSSES.get(cause) or HARMLESS.get(cause) or cause.replace('_', ' ')
         tone = 'calm' if cause in HARMLESS or not count else 'loss'
-        rows.append(f'<tr class="{tone}"><td>{_text(words)}</td><td><code>{_text(cause)}</code>'
+        rows.append(f'<tr class="{tone}"><td>{text(words)}</td><td><code>{text(cause)}</code>'
                     f'</td><td>{count}</td></tr>')
     frames = ', '.join(f'{counts["published"]} {"RGB" if name == "rgb" else run.modality}'
                        for name, counts in run.frames.items())
@@ -227,24 +181,8 @@ def _drops(run: Run, summary: Mapping[str, Any]) -> str:
 
 
 def _footer(run: Run, summary: Mapping[str, Any]) -> str:
-    versions = ' · '.join(f'{_text(name)} {_text(version)}'
+    versions = ' · '.join(f'{text(name)} {text(version)}'
                           for name, version in run.versions.items())
     return (f'<footer><p>Played at {run.rate:g} times its speed in {run.wall_s:.1f} s; stamps '
             f'shifted by {run.stamp_shift_s:.3f} s, so that the bag plays as if live. The same '
             f'numbers are in <a href="report.json">report.json</a>.</p><p>{versions}</p></footer>')
-
-
-def _swatch(color: tuple[int, int, int]) -> str:
-    return f'<span class="swatch" style="background:rgb{color}"></span>'
-
-
-def _ms(value: float | None) -> str:
-    return '–' if value is None else f'{value:.1f} ms'
-
-
-def _percent(value: float | None) -> str:
-    return '–' if value is None or not np.isfinite(value) else f'{100 * value:.1f} %'
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
