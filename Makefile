@@ -29,7 +29,7 @@ INSTALLED_NAMES := $(sort $(shell find config launch rgbx_seg_ros sample -type f
 STAND_INS := vision_msgs tf2_msgs
 BUILT_FILES := CMakeLists.txt package.xml setup.cfg $(wildcard msg/*.msg) $(shell find $(STAND_INS:%=test/%) -type f)
 
-.PHONY: help demo eval test test-gpu lint fuzz cycles soak sample wheels release ros clean FORCE
+.PHONY: help demo eval test test-gpu lint docs fuzz cycles soak sample wheels release ros clean FORCE
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
@@ -51,6 +51,10 @@ test-gpu: $(ROS)/.built $(VENV)/.test  ## run the tests that need a GPU: real en
 
 lint: $(VENV)/.lint  ## check style with ruff and types with mypy
 	@$(IN_ENV) ruff check . && mypy rgbx_seg_ros
+
+docs: $(ROS)/.built $(VENV)/.test $(VENV)/.docs  ## build the site into out/docs, the pages that come from the code anew
+	@$(IN_ROS) python scripts/make_docs.py && NO_MKDOCS_2_WARNING=1 mkdocs build -q --strict
+	@echo "make: open out/docs/index.html"
 
 fuzz: $(ROS)/.built $(VENV)/.test  ## feed the node 100000 messages of nonsense (ARGS='--seed 1')
 	@$(IN_ROS) python test/fuzz.py --cases 100000 --dds 2000 $(ARGS)
@@ -93,6 +97,10 @@ $(VENV)/.test: requirements/test.txt requirements/constraints.txt rgbx_seg_train
 	@echo "make: installing torch and the test tools into .venv"
 	@$(PIP) -r requirements/test.txt
 	@$(PIP) --no-deps --no-build-isolation --editable rgbx_seg_train
+	@touch $@
+
+$(VENV)/.docs: requirements/docs.txt requirements/constraints.txt | $(VENV)/.demo
+	@$(PIP) -r requirements/docs.txt
 	@touch $@
 
 $(VENV)/.lint: requirements/lint.txt requirements/constraints.txt | $(VENV)/.demo
