@@ -99,12 +99,25 @@ def _store() -> Typestore:
     return get_typestore(Stores.ROS2_HUMBLE)
 
 
+class MessageError(ValueError):
+    """Bytes that are no message of their type; one sentence without the bag."""
+
+
 def deserialize(message: RawMessage) -> Any:
-    """Return the fields of a message of a type that Humble's common interfaces have."""
+    """Return the fields of a message of a type that Humble's common interfaces have.
+
+    Raises MessageError.
+    """
+    topic, kind = message.channel[:2]
     if message.data[:4] == ZSTD_SIGNATURE:
-        raise ValueError('its messages are compressed, which only its metadata.yaml tells')
-    # A view: of bytes, rosbags would copy the whole image.
-    return _store().deserialize_cdr(memoryview(message.data), message.channel.type)
+        raise MessageError(f'the messages on {topic} are compressed; expected the folder of the '
+                           'bag, whose metadata.yaml tells so, in place of the file in it.')
+    try:
+        # A view: of bytes, rosbags would copy the whole image.
+        return _store().deserialize_cdr(memoryview(message.data), kind)
+    except Exception as error:  # broken lengths and texts raise various kinds
+        raise MessageError(f'a message on {topic} is broken ({error}), expected a {kind}.'
+                           .replace('.)', ')')) from None
 
 
 class _Bag:
@@ -231,10 +244,22 @@ def read_messages(bag: Path, topics: Collection[str] | None = None, start_ns: in
         yield from opened.messages(topics, start_ns, stop_ns)
 
 
+class Contents(NamedTuple):
+    """What a bag holds."""
+
+    channels: list[Channel]
+    images: dict[str, TopicInfo]  # of its topics of images
+
+
+def read_contents(bag: Path) -> Contents:
+    """Return what a bag holds; RgbxSegError if unreadable."""
+    with _open(bag) as opened:
+        return Contents(opened.channels, _image_topics(opened))
+
+
 def image_topics(bag: Path) -> dict[str, TopicInfo]:
     """Return the Image and CompressedImage topics of a bag by name; RgbxSegError if unreadable."""
-    with _open(bag) as opened:
-        return _image_topics(opened)
+    return read_contents(bag).images
 
 
 def _image_topics(bag: _Bag) -> dict[str, TopicInfo]:
@@ -269,7 +294,7 @@ def read_images(bag: Path, topics: Iterable[str]) -> Iterator[StampedImage]:
 
 
 def to_image(raw: RawMessage) -> StampedImage:
-    """Return a message of an image topic, still encoded."""
+    """Return a message of an image topic, still encoded; raises MessageError."""
     message = deserialize(raw)
     header = message.header
     return StampedImage(raw.channel.topic, header.stamp.sec * NS + header.stamp.nanosec,

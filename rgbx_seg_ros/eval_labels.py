@@ -1,0 +1,316 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""The labels of a bag's RGB frames: from a topic of it, or from a folder of PNGs named by stamp.
+
+A label belongs to the frame with exactly its stamp. Its pixels are class ids, gray or indexed, or
+the colors of a palette; JPEG is refused, since it changes both.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.images import (
+    JPEG_SIGNATURE,
+    PNG_SIGNATURE,
+    ImageError,
+    decode,
+    decode_compressed,
+    decode_label,
+)
+from rgbx_seg_ros.incoming import is_compressed
+from rgbx_seg_ros.manifest import UNLABELED, ClassInfo
+
+Image = NDArray[np.uint8]
+
+NS = 1_000_000_000
+PNG_COLOR = (2, 6)  # color types of RGB and RGBA
+RAW_IDS = ('mono8', 'mono16', '8UC1', '16UC1')
+RAW_COLORS = ('rgb8', 'bgr8', 'rgba8', 'bgra8')  # 8UC3 names no order of its channels
+MAX_YAML_BYTES = 1 << 20
+LEAST_DIGITS = 3  # of a fraction of a second; fewer fit several frames
+HEX_COLOR = re.compile('#([0-9a-fA-F]{6})')
+NAMES = '<nanoseconds>.png, <seconds>.<fraction>.png or <seconds>_<nanoseconds>.png'
+
+
+def seconds(stamp_ns: int) -> str:
+    """Return a stamp as text, in seconds, exactly."""
+    return f'{stamp_ns // NS}.{stamp_ns % NS:09d}'
+
+
+class Decoder:
+    """Turns label pictures into class ids of a bundle, uint8 (H, W), 255 = not labeled."""
+
+    def __init__(self, classes: Iterable[ClassInfo], palette: Path | None = None) -> None:
+        """Take the colors of `palette`, a YAML of class name or id -> color, or the classes' own.
+
+        Raises:
+            RgbxSegError: the file is no palette of these classes.
+
+        """
+        self._classes = tuple(classes)
+        self._palette = palette
+        self._keys: NDArray[np.uint32] | None = None  # packed colors, ascending, and their ids
+        self._ids: Image
+        self._known = np.zeros(256, np.uint8)
+        self._known[[info.id for info in self._classes] + [UNLABELED]] = 1
+        if palette is not None:
+            self._set_colors(load_palette(palette, self._classes))
+
+    def of_message(self, message: Any, where: str) -> Image:
+        """Return the ids of an Image or CompressedImage; `where` names it in an RgbxSegError."""
+        try:
+            if is_compressed(message):
+                return self._of_png(message.format, message.data, where)
+            if message.encoding not in (*RAW_IDS, *RAW_COLORS):
+                raise RgbxSegError(f'{where} is {message.encoding}, expected class ids as '
+                                   f'{", ".join(RAW_IDS)}, or colors as rgb8 or bgr8.')
+            return self._finish(decode(message.height, message.width, message.encoding,
+                                       message.step, message.is_bigendian, message.data), where)
+        except ImageError as error:
+            raise RgbxSegError(f'{where}: {error}') from None
+
+    def of_file(self, path: Path) -> Image:
+        """Return the ids of a PNG."""
+        try:
+            return self._of_png(path.suffix, path.read_bytes(), str(path))
+        except (ImageError, OSError) as error:
+            raise RgbxSegError(f'{path}: {error}') from None
+
+    def _of_png(self, format: str, data: Any, where: str) -> Image:
+        head = bytes(memoryview(data)[:26])
+        if head.startswith(JPEG_SIGNATURE):
+            raise RgbxSegError(f'{where} is a JPEG, which changes ids and colors, expected a PNG; '
+                               'label anew without loss.')
+        is_color = (head.startswith(PNG_SIGNATURE) and len(head) == 26 and head[24] == 8
+                    and head[25] in PNG_COLOR)
+        return self._finish(decode_compressed(format, data) if is_color
+                            else decode_label(format, data), where)
+
+    def _finish(self, picture: NDArray[Any], where: str) -> Image:
+        if picture.ndim == 3:
+            return self._of_colors(picture, where)
+        if picture.dtype != np.uint8:
+            if picture.max(initial=0) > UNLABELED:
+                raise RgbxSegError(f'{where} holds the id {picture.max()}, expected 0 to '
+                                   f'{UNLABELED}, which is unlabeled.')
+            picture = picture.astype(np.uint8)
+        known = cv2.LUT(picture, self._known)
+        if missing := picture.size - cv2.countNonZero(known):
+            strange = int(picture[known == 0].min())
+            raise RgbxSegError(
+                f'{where} holds the id {strange}, and {missing} pixels in all that no class has, '
+                f'expected {", ".join(str(info.id) for info in self._classes)} or {UNLABELED} '
+                '(unlabeled); choose a bundle of these classes, or label anew.')
+        return picture
+
+    def _of_colors(self, picture: Image, where: str) -> Image:
+        if self._keys is None:
+            self._set_colors(_own_colors(self._classes))
+        assert self._keys is not None
+        packed = _pack(picture)
+        at = np.searchsorted(self._keys, packed).clip(max=len(self._keys) - 1)
+        unknown = self._keys[at] != packed
+        if unknown.any():
+            key = int(packed[unknown][0])
+            count = int((packed == key).sum())
+            raise RgbxSegError(
+                f'{where} holds the color {[key >> 16, key >> 8 & 255, key & 255]} on {count} '
+                f'pixels, expected those of {self._palette or "the bundle"}; name its class, or '
+                'unlabeled, in a palette (--palette).')
+        return self._ids[at]
+
+    def _set_colors(self, colors: Mapping[int, int]) -> None:
+        self._keys = np.array(sorted(colors), np.uint32)
+        self._ids = np.array([colors[key] for key in sorted(colors)], np.uint8)
+
+
+def _pack(picture: Image) -> NDArray[np.uint32]:
+    wide = picture.astype(np.uint32)
+    packed: NDArray[np.uint32] = wide @ np.array([1 << 16, 1 << 8, 1], np.uint32)
+    return packed
+
+
+def _own_colors(classes: tuple[ClassInfo, ...]) -> dict[int, int]:
+    """Return the ids of the classes by packed color; what is black is not labeled, or its class."""
+    colors = {0: UNLABELED}
+    for info in classes:
+        key = info.color[0] << 16 | info.color[1] << 8 | info.color[2]
+        if colors.get(key, UNLABELED) != UNLABELED:
+            raise RgbxSegError(f'two classes of the bundle have the color {list(info.color)}, '
+                               'expected one color for each where labels are colors; name others '
+                               'in a palette (--palette).')
+        colors[key] = info.id
+    return colors
+
+
+def load_palette(file: Path, classes: Iterable[ClassInfo]) -> dict[int, int]:
+    """Return the ids by packed color, 0xRRGGBB, of a YAML: class name or id -> color or colors.
+
+    A color is [red, green, blue] or '#rrggbb'; `unlabeled` or 255 is no class. RgbxSegError for a
+    file that is none, a class that the bundle lacks, or one color of two classes.
+    """
+    try:
+        if file.stat().st_size > MAX_YAML_BYTES:
+            raise ValueError(f'larger than {MAX_YAML_BYTES} bytes')
+        content = yaml.safe_load(file.read_text('utf-8'))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).split('\n')[0]
+        raise RgbxSegError(f'{file}: cannot be read ({reason}), expected a YAML of class: [red, '
+                           'green, blue].') from None
+    names: dict[Any, int] = {'unlabeled': UNLABELED, UNLABELED: UNLABELED}
+    for info in classes:
+        names.update({info.id: info.id, info.name: info.id})
+    if not isinstance(content, dict) or not content:
+        raise RgbxSegError(f'{file}: no classes, expected a YAML of class: [red, green, blue].')
+    colors: dict[int, int] = {}
+    for name, value in content.items():
+        if name not in names:
+            raise RgbxSegError(f'{file}: the class {name!r} is unknown, expected one of '
+                               f'{", ".join(str(key) for key in names)}.')
+        several = isinstance(value, list) and value and not _is_byte(value[0])
+        for color in value if several else [value]:
+            key = _color(file, name, color)
+            if colors.setdefault(key, names[name]) != names[name]:
+                raise RgbxSegError(f'{file}: the color {color} stands for two classes, expected '
+                                   'one.')
+    return colors
+
+
+def _color(file: Path, name: Any, value: Any) -> int:
+    if isinstance(value, str) and (found := HEX_COLOR.fullmatch(value)):
+        return int(found[1], 16)
+    if not (isinstance(value, list) and len(value) == 3 and all(map(_is_byte, value))):
+        raise RgbxSegError(f'{file}: {name} is {str(value)[:80]}, expected [red, green, blue] of '
+                           "0..255, or '#rrggbb'.")
+    return int(value[0] << 16 | value[1] << 8 | value[2])
+
+
+def _is_byte(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 255
+
+
+class _File(NamedTuple):
+    stamp_ns: int
+    tolerance_ns: int
+    path: Path
+
+
+class FolderLabels:
+    """The labels of a folder, by the stamps that are their names."""
+
+    def __init__(self, folder: Path, decoder: Decoder) -> None:
+        """List the folder; RgbxSegError if nothing in it is a label."""
+        if not folder.is_dir():
+            raise RgbxSegError(f'{folder}: no such folder, expected one of labels by stamp.')
+        self._decoder, self._folder = decoder, folder
+        self._files: list[_File] = []
+        names = 0
+        for path in folder.iterdir():
+            names += 1
+            if path.suffix.lower() in ('.png', '.jpg', '.jpeg') and (file := _parse(path)):
+                self._files.append(file)
+        if not self._files:
+            raise RgbxSegError(f'{folder}: none of its {names} files is called by a stamp, '
+                               f'expected {NAMES}.')
+        self._files.sort()
+        self.found = len(self._files)
+
+    def take(self, stamp_ns: int) -> Image | None:
+        """Return the label of the RGB frame with this stamp, if there is one."""
+        if stamp_ns <= 0:
+            return None
+        at = bisect_left(self._files, stamp_ns, key=lambda file: file.stamp_ns)
+        # Names with few digits are rounded either way; a unit is at most 1 ms, a frame is longer.
+        near = [file for file in self._files[max(0, at - 1):at + 1]
+                if abs(file.stamp_ns - stamp_ns) < file.tolerance_ns]
+        if not near:
+            return None
+        return self._decoder.of_file(
+            min(near, key=lambda file: abs(file.stamp_ns - stamp_ns)).path)
+
+    def where(self, stamp_ns: int) -> str:
+        """Return what an error calls the label of a frame."""
+        return f'the label in {self._folder} of the frame at {seconds(stamp_ns)} s'
+
+
+def _parse(path: Path) -> _File | None:
+    """Return the stamp that a label's name tells."""
+    if re.fullmatch('[0-9]{1,19}', path.stem):
+        return _File(int(path.stem), 1, path)
+    found = re.fullmatch(r'([0-9]{1,10})([._])([0-9]{1,9})', path.stem)
+    if found is None:
+        return None
+    if found[2] == '_':
+        return _File(int(found[1]) * NS + int(found[3]), 1, path)
+    digits = len(found[3])
+    if digits < LEAST_DIGITS:
+        raise RgbxSegError(f'{path}: its name has {digits} digits of a fraction of a second, '
+                           f'expected at least {LEAST_DIGITS}: fewer fit several frames.')
+    unit = 10 ** (9 - digits)
+    return _File(int(found[1]) * NS + int(found[3]) * unit, unit, path)
+
+
+class TopicLabels:
+    """The labels of a topic, kept until their frame asks, within bounds of time and memory."""
+
+    def __init__(self, topic: str, total: int, decoder: Decoder) -> None:
+        """Take the topic and how many messages it has."""
+        self.found = total
+        self.lost = 0  # labels of no frame
+        self._topic, self._decoder = topic, decoder
+        self._waiting: dict[int, tuple[int, int, Any]] = {}  # stamp -> reception, bytes, message
+        self._bytes = 0
+        self._seen = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the topic has no further label."""
+        return self._seen >= self.found
+
+    def add(self, stamp_ns: int, received_ns: int, message: Any) -> None:
+        """Take a label as it comes in the bag."""
+        self._seen += 1
+        self._drop(stamp_ns, lost=True)  # a second one of this stamp is a correction
+        size = memoryview(message.data).nbytes
+        self._waiting[stamp_ns] = (received_ns, size, message)
+        self._bytes += size
+
+    def __contains__(self, stamp_ns: int) -> bool:
+        """Return whether the label of a frame is here."""
+        return stamp_ns in self._waiting
+
+    def take(self, stamp_ns: int) -> Image | None:
+        """Return the label of the RGB frame with this stamp, if it has come; once."""
+        if stamp_ns not in self._waiting:
+            return None
+        message = self._waiting[stamp_ns][2]
+        self._drop(stamp_ns, lost=False)
+        return self._decoder.of_message(message, self.where(stamp_ns))
+
+    def forget(self, before_ns: int, most_bytes: int) -> None:
+        """Drop the labels received before a time, then the oldest beyond an amount of memory."""
+        while self._waiting:
+            oldest = next(iter(self._waiting))
+            if self._waiting[oldest][0] >= before_ns and self._bytes <= most_bytes:
+                break
+            self._drop(oldest, lost=True)
+
+    def where(self, stamp_ns: int) -> str:
+        """Return what an error calls the label of a frame."""
+        return f'the label on {self._topic} at {seconds(stamp_ns)} s'
+
+    def _drop(self, stamp_ns: int, lost: bool) -> None:
+        if stamp_ns in self._waiting:
+            self._bytes -= self._waiting.pop(stamp_ns)[1]
+            self.lost += lost
