@@ -52,7 +52,7 @@ class Evaluator:
             for bundle in settings.bundles:
                 self.segmenters.append(
                     open_segmenter(settings.for_bundle(bundle), tell, aside=False))
-            _check_alike([segmenter.manifest for segmenter in self.segmenters])
+            check_alike([segmenter.manifest for segmenter in self.segmenters])
         except BaseException:
             self.close()
             raise
@@ -227,7 +227,7 @@ def names_of(bundles: Sequence[Path]) -> list[str]:
     raise RgbxSegError(f'--bundle names {bundles[0]} twice, expected different bundles.')
 
 
-def _check_alike(manifests: Sequence[Any]) -> None:
+def check_alike(manifests: Sequence[Any]) -> None:
     """Raise unless all bundles can be judged on the same images by the same labels."""
     first = manifests[0]
     for other in manifests[1:]:
