@@ -1,0 +1,314 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate bags one by one, in several processes, or, through eval_ray.py, on a Ray cluster.
+
+Wherever a bag is evaluated, the same code does it with as many threads as an engine takes by
+itself: given fewer, some libraries round differently. Numbers thus do not depend on the way.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple, Protocol
+
+from rgbx_seg_ros import RgbxSegError, __version__
+from rgbx_seg_ros.eval_pass import Evaluator
+from rgbx_seg_ros.eval_settings import EvalSettings
+from rgbx_seg_ros.eval_tasks import Task, check_storage, new_folder
+
+LOOK_S = 0.05  # how often the dispatcher looks for news
+TELL_S = 0.1  # how often a process tells how far it is
+END_S = 5.0  # that a process gets to end by itself
+
+Done = Callable[[str, int], None]  # hears of a bag's name and how many of its pairs are done
+Tell = Callable[[str], None]
+News = tuple[str, Any]  # opened: Opened; tell: sentence; pairs: count; ended: reason or ''; refused
+
+
+class Opened(NamedTuple):
+    """What the engines of a process are."""
+
+    bundles: list[dict[str, Any]]
+    machine: str
+    version: str
+
+
+class Died(Exception):
+    """A process is gone; one sentence says how."""
+
+
+class Pool(Protocol):
+    """What evaluates bags; `bundles` tells of its engines."""
+
+    bundles: list[dict[str, Any]]
+
+    def run(self, tasks: Sequence[Task], done: Done) -> dict[str, str]:
+        """Evaluate bags; return the reasons of those that failed, by name."""
+
+
+@contextmanager
+def open_pool(settings: EvalSettings, jobs: int, cluster: str, tell: Tell) -> Iterator[Pool]:
+    """Open engines and yield what evaluates bags with them, all processes ended in the end.
+
+    `jobs` processes (0: one, of a cluster one of each machine), of Ray where `cluster` is its
+    address, 'auto' or 'local'. RgbxSegError if the engines cannot be opened.
+    """
+    if cluster:
+        from rgbx_seg_ros.eval_ray import open_cluster
+
+        with (open_cluster(settings, cluster, jobs) as (start_actor, count),
+              _Slots(start_actor, count, tell) as slots):
+            yield slots
+    elif jobs > 1:
+        with _Slots(partial(_Process, settings), jobs, tell) as slots:
+            yield slots
+    else:
+        with Evaluator(settings, tell) as evaluator:
+            yield _Here(evaluator, tell)
+
+
+class _Here:
+    """Evaluates in this process, one bag after the other."""
+
+    def __init__(self, evaluator: Evaluator, tell: Tell) -> None:
+        self._evaluator, self._tell = evaluator, tell
+        self.bundles = evaluator.bundles
+
+    def run(self, tasks: Sequence[Task], done: Done) -> dict[str, str]:
+        """Evaluate the bags in this order."""
+        reasons = {task.name: attempt(self._evaluator, task, self._tell, partial(done, task.name))
+                   for task in tasks}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+
+def attempt(evaluator: Evaluator, task: Task, tell: Tell, done: Callable[[int], None]) -> str:
+    """Evaluate a bag into its folder; return why that failed, or ''."""
+    try:
+        check_storage(task)
+        with new_folder(task.folder) as folder:
+            evaluator(task.bag, task.name, task.key, folder, done).save(folder)
+    except RgbxSegError as error:
+        return str(error)
+    except Exception as error:  # a fault of ours, or want of memory or disk: the others go on
+        if not isinstance(error, (OSError, MemoryError)):
+            tell(traceback.format_exc())
+        reason = str(error).split('\n')[0].rstrip('.')
+        return (f'{task.bag}: the evaluation broke off ({type(error).__name__}'
+                f'{": " if reason else ""}{reason}), expected it to end; see that disk and memory '
+                'suffice, and run it again.')
+    return ''
+
+
+def work(settings: EvalSettings, receive: Callable[[], Task | None],
+         send: Callable[[News], None]) -> None:
+    """Open the engines, then evaluate what is received until there is None."""
+    def tell(sentence: str) -> None:
+        send(('tell', sentence))
+
+    try:
+        evaluator = Evaluator(settings, tell)
+    except RgbxSegError as error:
+        send(('refused', str(error)))
+        return
+    except Exception as error:
+        tell(traceback.format_exc())
+        send(('refused', f'the engines could not be opened ({type(error).__name__}), expected '
+                         'working ones; choose others by --backend.'))
+        return
+    with evaluator:
+        send(('opened', Opened(evaluator.bundles, socket.gethostname(), __version__)))
+        while (task := receive()) is not None:
+            send(('ended', attempt(evaluator, task, tell, _sparing(send))))
+
+
+def _sparing(send: Callable[[News], None]) -> Callable[[int], None]:
+    """Return what tells of pairs now and then."""
+    last = 0.0
+
+    def done(pairs: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= TELL_S:
+            last = now
+            send(('pairs', pairs))
+
+    return done
+
+
+class Slot(Protocol):
+    """A process that evaluates one bag after the other."""
+
+    def start(self, task: Task) -> None:
+        """Hand it a bag, once it is free."""
+
+    def news(self) -> list[News]:
+        """Return what it has told since; raises Died if it is gone."""
+
+    def end(self) -> None:
+        """End it, at once where it is busy."""
+
+
+class _Slots:
+    """Hands bags to slots, the longest first; slots that die are replaced."""
+
+    def __init__(self, start: Callable[[], Slot], count: int, tell: Tell) -> None:
+        self._start, self._count, self._tell = start, count, tell
+        self._slots: list[Slot] = []
+        self._busy: dict[Slot, Task] = {}
+        self.bundles: list[dict[str, Any]] = []
+
+    def __enter__(self) -> _Slots:
+        """Start a first slot, for what its engines are."""
+        slot = self._start()
+        self._slots.append(slot)
+        try:
+            while not self.bundles:
+                self._take(slot, lambda name, pairs: None, {})
+                time.sleep(LOOK_S)
+        except Died as error:
+            self.__exit__()
+            raise RgbxSegError(str(error)) from None
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End all slots."""
+        for slot in self._slots:
+            slot.end()
+        self._slots.clear()
+
+    def run(self, tasks: Sequence[Task], done: Done) -> dict[str, str]:
+        """Evaluate bags, as many at a time as there are slots."""
+        waiting = sorted(tasks, key=lambda task: -task.expected)
+        reasons: dict[str, str] = {}
+        while waiting or self._busy:
+            for slot in self._free(len(waiting)):
+                self._busy[slot] = task = waiting.pop(0)
+                slot.start(task)
+            told = False
+            for slot in list(self._slots):
+                try:
+                    told |= self._take(slot, done, reasons)
+                except Died as error:
+                    self._slots.remove(slot)
+                    slot.end()
+                    if lost := self._busy.pop(slot, None):
+                        reasons[lost.name] = f'{lost.bag}: {error}'
+            if not told:
+                time.sleep(LOOK_S)
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def _free(self, wanted: int) -> list[Slot]:
+        """Return up to `wanted` slots that have no bag, some of them new."""
+        free = [slot for slot in self._slots if slot not in self._busy]
+        while len(free) < wanted and len(self._slots) < self._count:
+            self._slots.append(self._start())
+            free.append(self._slots[-1])
+        return free[:wanted]
+
+    def _take(self, slot: Slot, done: Done, reasons: dict[str, str]) -> bool:
+        """Act on the news of a slot; return whether there were any."""
+        news = slot.news()
+        for kind, value in news:
+            if kind == 'tell':
+                self._tell(value)
+            elif kind == 'pairs':
+                done(self._busy[slot].name, value)
+            elif kind == 'ended':
+                reasons[self._busy.pop(slot).name] = value
+            elif kind == 'refused':
+                raise Died(value)
+            else:
+                self._compare(Opened(*value))
+        return bool(news)
+
+    def _compare(self, opened: Opened) -> None:
+        """Keep what the first slot's engines are; raises Died if this one's are others."""
+        if opened.version != __version__:
+            raise Died(f'{opened.machine} has rgbx_seg {opened.version}, expected {__version__} as '
+                       'here; install the same version on all machines of the cluster.')
+        self.bundles = self.bundles or opened.bundles
+        for own, first in zip(opened.bundles, self.bundles, strict=True):
+            if own != first:
+                found, other = (' '.join(str(one[key]) for key in (
+                    'backend', 'backend_version', 'device', 'precision')) for one in (own, first))
+                raise Died(f'{opened.machine} runs {own["name"]} by {found}, others by {other}, '
+                           'expected the same engine everywhere; name one that all machines have '
+                           'by --backend and --precision.')
+
+
+class _Process:
+    """A slot on this machine."""
+
+    def __init__(self, settings: EvalSettings) -> None:
+        # Spawned, not forked: a copy of a process that has opened engines or threads is unsound.
+        context = multiprocessing.get_context('spawn')
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(settings, theirs), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def start(self, task: Task) -> None:
+        """Hand it a bag; a process that is gone shows in its news."""
+        with suppress(OSError):
+            self._connection.send(task)
+
+    def news(self) -> list[News]:
+        """Return what came through the pipe."""
+        news: list[News] = []
+        try:
+            while self._connection.poll():
+                news.append(self._connection.recv())
+        except (EOFError, OSError):
+            if not news:
+                self._process.join(END_S)
+                raise Died(_how_it_ended(self._process.exitcode)) from None
+        return news
+
+    def end(self) -> None:
+        """End the process and wait for that."""
+        self._connection.close()  # which it hears of
+        self._process.join(END_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code == -signal.SIGKILL:
+        return ('the process was killed, as the system does where memory runs out; run it again '
+                'with fewer --jobs, what is done already is kept.')
+    how = f'by {signal.Signals(-code).name}' if code is not None and code < 0 else f'with {code}'
+    return (f'the process ended {how} before the bag did, expected a result; what it printed says '
+            'more: run it again, what is done already is kept.')
+
+
+def _serve(settings: EvalSettings, connection: Connection) -> None:
+    """Work for the process at the other end of a pipe; end with it, or when it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the other end
+    os.dup2(sys.stderr.fileno(), 1)  # stdout is for the summary
+    tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while True:
+                tasks.put(connection.recv())
+        except (EOFError, OSError):
+            os._exit(1)
+
+    threading.Thread(target=listen, daemon=True).start()
+    work(settings, tasks.get, connection.send)
