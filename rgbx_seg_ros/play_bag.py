@@ -106,8 +106,8 @@ def _parse() -> argparse.Namespace:
 def _play(node: Any, plan: Plan, options: argparse.Namespace) -> None:
     from rgbx_seg_ros.player import Player
 
-    player = Player(node, plan, rate=options.rate, loop=options.loop, clock_hz=options.clock,
-                    now=options.now)
+    player = Player(node, plan, rate=options.rate, loop=options.loop, delay_s=options.delay,
+                    clock_hz=options.clock, now=options.now)
     try:
         _tell_plan(player, plan, options)
         names = {track.name for track in player.tracks}
@@ -118,7 +118,7 @@ def _play(node: Any, plan: Plan, options: argparse.Namespace) -> None:
                     if options.wait_for else True)
         with ExitStack() as at_the_end:
             at_the_end.callback(_tell_result, player)
-            player.play(options.delay)
+            player.play()
             player.finish()
     finally:
         player.stop()

@@ -70,12 +70,13 @@ class Player:
     """Plays what a plan says; `play` may be called once."""
 
     def __init__(self, node: Any, plan: Plan, *, rate: float = 1.0, loop: bool = False,
-                 clock_hz: float = 0.0, now: bool = False, bias_ns: int | None = None,
-                 look_ahead_bytes: int = LOOK_AHEAD_BYTES) -> None:
+                 delay_s: float = LEAD_S, clock_hz: float = 0.0, now: bool = False,
+                 bias_ns: int | None = None, look_ahead_bytes: int = LOOK_AHEAD_BYTES) -> None:
         """Advertise the topics of the plan and begin to read.
 
-        `clock_hz` above 0 publishes /clock. `now` brings the stamps in headers to the present;
-        then `bias_ns` is LiveClock's, None to tell it from the bag.
+        A lap begins `delay_s` before its first message is due. `clock_hz` above 0 publishes /clock.
+        `now` brings the stamps in headers to the present; then `bias_ns` is LiveClock's, None to
+        tell it from the bag.
         """
         self.left_out = dict(plan.left_out)
         self.published: Counter[str] = Counter()  # by topic of the bag, like all else here
@@ -84,6 +85,7 @@ class Player:
         self.late_ms: deque[float] = deque(maxlen=KEPT)
         self.laps = 0
         self._rate, self._loop, self._now = rate, loop, now
+        self._delay_ns = round(delay_s * NS)
         self._node = node
         self._publishers: dict[str, Any] = {}
         self._stamps: dict[str, Stamps] = {}
@@ -118,19 +120,16 @@ class Player:
 
         The clock is published meanwhile, and stands.
         """
-        standing = self._live_clock(time.time_ns())
-        first_ns = standing.bag_ns(time.time_ns())
+        began_ns = self._plan.start_ns - round(self._delay_ns * self._rate)
         while not (self._look_ahead.filled.is_set() and condition()):
-            self._tell_time(first_ns)
+            self._tell_time(began_ns)
             time.sleep(0.02)
 
-    def play(self, delay_s: float = LEAD_S) -> LiveClock:
-        """Publish every message at its time; return the clock that placed those of the last lap.
-
-        A lap begins `delay_s` before the first message is due.
-        """
+    def play(self) -> LiveClock:
+        """Publish every message at its time; return the clock that placed those of the last lap."""
         while True:
-            clock = self._live_clock(time.time_ns() + round(delay_s * NS))
+            clock = LiveClock(self._plan.start_ns, time.time_ns() + self._delay_ns, self._rate,
+                              self._bias_ns)
             # No step of the machine's clock shall disturb the playing.
             offset_ns = time.monotonic_ns() - time.time_ns()
             self._tick_ns = 0
@@ -213,9 +212,6 @@ class Player:
         return self._look_ahead.put(item) and not self._stopped
 
     # Publishing, on the caller's thread
-
-    def _live_clock(self, began_ns: int) -> LiveClock:
-        return LiveClock(self._plan.start_ns, began_ns, self._rate, self._bias_ns)
 
     def _lap(self, clock: LiveClock, offset_ns: int) -> Iterator[Outgoing]:
         """Yield what is to be published in this lap, as soon as it has been read."""
