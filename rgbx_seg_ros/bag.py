@@ -1,6 +1,6 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""Read and write rosbag2 bags without ROS; the only file that imports rosbags."""
+"""Read and write rosbag2 bags without ROS."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -17,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from rosbags.interfaces import (
     Connection,
-    MessageDefinitionFormat,
     Qos,
     QosDurability,
     QosHistory,
@@ -25,12 +22,17 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag1 import Reader as Reader1
-from rosbags.rosbag2 import Reader, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
-from rosbags.typesys.store import Typestore
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2.storage_mcap import Schema, write_schema
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.bag_reading import CDR as CDR
+from rgbx_seg_ros.bag_reading import Channel as Channel
+from rgbx_seg_ros.bag_reading import MessageError as MessageError
+from rgbx_seg_ros.bag_reading import OpenBag, open_bag
+from rgbx_seg_ros.bag_reading import RawMessage as RawMessage
+from rgbx_seg_ros.bag_reading import deserialize as deserialize
 from rgbx_seg_ros.compress import COMPRESSIONS
 from rgbx_seg_ros.images import Array, decode, decode_compressed
 from rgbx_seg_ros.topics import TopicError, TopicInfo, Topics, choose_topics, listing
@@ -41,28 +43,6 @@ CAMERA_INFO = 'sensor_msgs/msg/CameraInfo'
 
 STORAGES = {'mcap': StoragePlugin.MCAP, 'sqlite3': StoragePlugin.SQLITE3}
 NS = 1_000_000_000
-CDR = 'cdr'
-ZSTD_SIGNATURE = b'\x28\xb5\x2f\xfd'
-
-
-class Channel(NamedTuple):
-    """A topic of a bag, and all that it takes to publish or to write its messages."""
-
-    topic: str
-    type: str
-    messages: int  # how many
-    qos: tuple[Qos, ...]  # as offered; the values of its enumerations are those of rmw
-    definition: str  # text of the type, .msg or .idl; '' where nobody knows it
-    hash: str  # RIHS01 of the type; '' where nobody knows it
-    serialization: str = CDR
-
-
-class RawMessage(NamedTuple):
-    """A message as it was recorded."""
-
-    channel: Channel
-    received_ns: int  # by the recorder
-    data: bytes  # CDR with its four bytes of header
 
 
 class StampedImage(NamedTuple):
@@ -92,139 +72,15 @@ def _encoding(message: Any) -> str:
     return str(message.format if message.__msgtype__ == COMPRESSED else message.encoding)
 
 
-@lru_cache(1)
-def _store() -> Typestore:
-    # The types that are read here are the same from Humble to Kilted, and bags of before Iron hold
-    # no definitions. Those of a bag are for its other topics, and none of them can spoil it.
-    return get_typestore(Stores.ROS2_HUMBLE)
-
-
-class MessageError(ValueError):
-    """Bytes that are no message of their type; one sentence without the bag."""
-
-
-def deserialize(message: RawMessage) -> Any:
-    """Return the fields of a message of a type that Humble's common interfaces have.
-
-    Raises MessageError.
-    """
-    topic, kind = message.channel[:2]
-    if message.data[:4] == ZSTD_SIGNATURE:
-        raise MessageError(f'the messages on {topic} are compressed; expected the folder of the '
-                           'bag, whose metadata.yaml tells so, in place of the file in it.')
-    try:
-        # A view: of bytes, rosbags would copy the whole image.
-        return _store().deserialize_cdr(memoryview(message.data), kind)
-    except Exception as error:  # broken lengths and texts raise various kinds
-        raise MessageError(f'a message on {topic} is broken ({error}), expected a {kind}.'
-                           .replace('.)', ')')) from None
-
-
-class _Bag:
-    """An open bag: its channels, and its messages in the order of their reception."""
-
-    def __init__(self, reader: Reader | Reader1) -> None:
-        self._reader = reader
-        self._is_ros1 = isinstance(reader, Reader1)
-        if isinstance(reader, Reader):
-            _mend(reader)
-        self._by_id: dict[int, Channel] = {}
-        names: dict[tuple[str, str], list[Connection]] = {}
-        for connection in reader.connections:
-            names.setdefault((connection.topic, connection.msgtype), []).append(connection)
-        for same in names.values():
-            channel = self._channel(same[0], sum(connection.msgcount for connection in same))
-            if not self._is_ros1 or channel.definition:  # else there is no way to make it CDR
-                self._by_id.update({connection.id: channel for connection in same})
-        self.channels = list({channel[:2]: channel for channel in self._by_id.values()}.values())
-
-    def _channel(self, connection: Connection, count: int) -> Channel:
-        kind, store = connection.msgtype, _store()
-        definition = connection.msgdef.data if not self._is_ros1 else ''
-        if connection.msgdef.format == MessageDefinitionFormat.NONE:
-            definition = ''
-        known = kind in store.fielddefs
-        if known and not definition:
-            definition = store.generate_msgdef(kind, ros_version=2)[0]
-        hash_ = '' if self._is_ros1 else connection.digest
-        return Channel(connection.topic, kind, count,
-                       tuple(getattr(connection.ext, 'offered_qos_profiles', ())), definition,
-                       hash_ or (store.hash_rihs01(kind) if known else ''),
-                       getattr(connection.ext, 'serialization_format', CDR))
-
-    @property
-    def span_ns(self) -> tuple[int, int]:
-        """When the first and the last message was received; (0, -1) without messages."""
-        reader = self._reader
-        return (reader.start_time, reader.end_time - 1) if reader.message_count else (0, -1)
-
-    def messages(self, topics: Collection[str] | None = None, start_ns: int | None = None,
-                 stop_ns: int | None = None) -> Iterator[RawMessage]:
-        """Yield the messages of these topics, or of all; those before `stop_ns`."""
-        wanted = [c for c in self._reader.connections
-                  if c.id in self._by_id and (topics is None or c.topic in topics)]
-        if not wanted:
-            return
-        for connection, received_ns, data in self._reader.messages(wanted, start_ns, stop_ns):
-            channel = self._by_id[connection.id]
-            if self._is_ros1:
-                data = bytes(_store().ros1_to_cdr(data, channel.type))
-            yield RawMessage(channel, received_ns, data)
-
-
-def _mend(reader: Reader) -> None:
-    """Let rosbags read what it would pass over or refuse, though nothing is wrong with it."""
-    files = getattr(reader.storage, 'storages', [reader.storage])
-    for file in files:
-        if file is not reader.storage:
-            file.connections[:] = [_as_told(c, reader.connections) for c in file.connections]
-        chunks = getattr(file, 'chunks', None)
-        if chunks is None or file.statistics is None:
-            continue
-        indexed = sum(sum(chunk.channel_count.values()) for chunk in chunks)
-        if indexed != file.statistics.message_count:
-            # Without an index of messages, as of preset fastwrite, `ros2 bag play` plays in the
-            # order of the file; rosbags returns nothing, or refuses what is not in order of time.
-            file.messages = file.messages_scan
-
-
-def _as_told(connection: Connection, told: Collection[Connection]) -> Connection:
-    """Return a file's connection as the metadata have it; a reindexed bag's lack the QoS."""
-    same = [other for other in told if other[1:3] == connection[1:3]]
-    if not same or any(other.ext == connection.ext and other.digest in ('', connection.digest)
-                       for other in same):
-        return connection
-    return connection._replace(ext=same[0].ext, digest=same[0].digest)
-
-
-@contextmanager
-def _open(bag: Path) -> Iterator[_Bag]:
-    if not bag.exists():
-        raise RgbxSegError(f'{bag}: no such bag, expected a rosbag2 folder, .mcap or .db3 file.')
-    if bag.is_dir() and not (bag / 'metadata.yaml').exists():
-        raise RgbxSegError(f'{bag}: the folder holds no metadata.yaml, expected a rosbag2 folder; '
-                           'a recording that was cut off is mended by `ros2 bag reindex`.')
-    try:
-        with (Reader1(bag) if bag.suffix == '.bag' else Reader(bag)) as reader:
-            yield _Bag(reader)
-    except (RgbxSegError, GeneratorExit, KeyboardInterrupt):
-        raise
-    except Exception as error:  # rosbags' storages raise a dozen kinds
-        reason = str(error).split('\n')[0].rstrip('.') or type(error).__name__
-        raise RgbxSegError(f'{bag}: the bag cannot be read ({reason}), expected an intact rosbag2 '
-                           'in mcap or sqlite3; record it again or mend it by `ros2 bag reindex` '
-                           'or `mcap recover`.') from None
-
-
 def read_channels(bag: Path) -> list[Channel]:
     """Return the topics of a bag, of all types, in its order; RgbxSegError if unreadable."""
-    with _open(bag) as opened:
+    with open_bag(bag) as opened:
         return opened.channels
 
 
 def read_span(bag: Path) -> tuple[int, int]:
     """Return when the first and the last message was received; RgbxSegError if there is none."""
-    with _open(bag) as opened:
+    with open_bag(bag) as opened:
         first_ns, last_ns = opened.span_ns
     if last_ns < first_ns:
         raise RgbxSegError(f'{bag}: the bag holds no message, expected at least one; record it '
@@ -240,7 +96,7 @@ def read_messages(bag: Path, topics: Collection[str] | None = None, start_ns: in
     come as CDR, those of types of its own not at all. RgbxSegError if the bag cannot be read, now
     or later.
     """
-    with _open(bag) as opened:
+    with open_bag(bag) as opened:
         yield from opened.messages(topics, start_ns, stop_ns)
 
 
@@ -253,7 +109,7 @@ class Contents(NamedTuple):
 
 def read_contents(bag: Path) -> Contents:
     """Return what a bag holds; RgbxSegError if unreadable."""
-    with _open(bag) as opened:
+    with open_bag(bag) as opened:
         return Contents(opened.channels, _image_topics(opened))
 
 
@@ -262,7 +118,7 @@ def image_topics(bag: Path) -> dict[str, TopicInfo]:
     return read_contents(bag).images
 
 
-def _image_topics(bag: _Bag) -> dict[str, TopicInfo]:
+def _image_topics(bag: OpenBag) -> dict[str, TopicInfo]:
     found = {}
     for channel in sorted(bag.channels):
         if not _holds_images(channel):
@@ -283,7 +139,7 @@ def read_images(bag: Path, topics: Iterable[str]) -> Iterator[StampedImage]:
     RgbxSegError if the bag cannot be read, now or later, or lacks a topic.
     """
     wanted = set(topics)
-    with _open(bag) as opened:
+    with open_bag(bag) as opened:
         there = {channel.topic for channel in opened.channels if _holds_images(channel)}
         if missing := wanted - there:
             raise RgbxSegError(f'{bag}: no image topic {", ".join(sorted(missing))}, found '
@@ -314,9 +170,15 @@ def guess_topics(bag: Path, modality: str = '', *, rgb: str = '', aux: str = '',
         raise RgbxSegError(f'{bag}: {error}') from None
 
 
+LABEL_INFO, VISION_CLASS = 'vision_msgs/msg/LabelInfo', 'vision_msgs/msg/VisionClass'
+LABEL_INFO_TYPES = {VISION_CLASS: 'uint16 class_id\nstring class_name\n',
+                    LABEL_INFO: 'std_msgs/Header header\nvision_msgs/VisionClass[] class_map\n'
+                                'float32 threshold\n'}
+
 # Zero durations mean "unspecified"; reliable and volatile fits any subscriber of images.
 _QOS = Qos(QosHistory.KEEP_LAST, 10, QosReliability.RELIABLE, QosDurability.VOLATILE,
            QosTime(0, 0), QosTime(0, 0), QosLiveliness.AUTOMATIC, QosTime(0, 0), False)
+_LATCHED = _QOS._replace(depth=1, durability=QosDurability.TRANSIENT_LOCAL)
 
 
 class BagWriter:
@@ -326,8 +188,11 @@ class BagWriter:
     """
 
     def __init__(self, path: Path, storage: str = 'mcap', force: bool = False,
-                 jpeg_quality: int = 95) -> None:
-        """Check the target; RgbxSegError if it exists, except that `force` replaces a bag."""
+                 jpeg_quality: int = 95, zstd: bool = False) -> None:
+        """Check the target; RgbxSegError if it exists, except that `force` replaces a bag.
+
+        `zstd` compresses the chunks of an mcap, which its readers undo without being told.
+        """
         if not 1 <= jpeg_quality <= 100:
             raise RgbxSegError(f'the JPEG quality is {jpeg_quality}, expected 1 to 100.')
         if storage not in STORAGES:
@@ -342,9 +207,10 @@ class BagWriter:
         self.path = path
         self.counts: dict[str, int] = {}
         self._jpeg_quality = jpeg_quality
-        self._storage = STORAGES[storage]
+        self._storage, self._zstd = STORAGES[storage], zstd
         self._store = get_typestore(Stores.ROS2_HUMBLE)
         self._connections: dict[tuple[str, str], Connection] = {}
+        self._qos: dict[str, Qos] = {}
 
     def __enter__(self) -> BagWriter:
         """Open a hidden folder beside the target."""
@@ -357,6 +223,8 @@ class BagWriter:
         # The files inside carry the name of the bag, as those of `ros2 bag record` do.
         self._writer = Writer(self._folder / self.path.name, version=8,
                               storage_plugin=self._storage)
+        if self._zstd:
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
         return self
 
@@ -406,6 +274,43 @@ class BagWriter:
                                      np.zeros(0), np.zeros(9), np.zeros(9), np.zeros(12), 0, 0, roi)
         self._write(topic, message, received_ns)
 
+    def write_label_info(self, topic: str, classes: Iterable[tuple[int, str]], threshold: float,
+                         stamp_ns: int, received_ns: int) -> None:
+        """Write ids and names of classes as vision_msgs/LabelInfo, latched."""
+        for name, text in LABEL_INFO_TYPES.items():
+            if name not in self._store.types:
+                self._store.register(get_types_from_msg(text, name))
+        types = self._store.types
+        self._qos[topic] = _LATCHED
+        message = types[LABEL_INFO](
+            self._header(stamp_ns, ''), [types[VISION_CLASS](*one) for one in classes], threshold)
+        self._write(topic, message, received_ns)
+
+    def add_channel(self, channel: Channel) -> None:
+        """Take over a topic of another bag, be it without messages or of an unknown type."""
+        key = channel.topic, channel.type
+        if not channel.definition:
+            self._add_unknown_type(channel.type)
+        connection = self._writer.add_connection(
+            *key, msgdef=channel.definition, rihs01=channel.hash or 'unknown',
+            serialization_format=channel.serialization, offered_qos_profiles=channel.qos)
+        # rosbags wants a hash, but readers would compare it.
+        self._writer.connections[-1] = connection._replace(digest=channel.hash)
+        self._connections[key] = self._writer.connections[-1]
+        self.counts.setdefault(channel.topic, 0)
+
+    def copy(self, message: RawMessage) -> None:
+        """Write a message of another bag as it is, on a topic that was taken over."""
+        self._put(message.channel[:2], message.received_ns, message.data)
+
+    def _add_unknown_type(self, kind: str) -> None:
+        """Let rosbags write a schema without text, as rosbag2 does where it knows none."""
+        schemas = getattr(self._writer.storage, 'schemas', None)
+        if schemas is not None and kind not in self._writer.added_types:
+            self._writer.added_types.add(kind)
+            schemas.append(Schema(len(schemas) + 1, kind, '', ''))
+            write_schema(self._writer.storage.chunk.bio, schemas[-1])  # type: ignore[union-attr]
+
     def _unwritable(self, error: OSError) -> RgbxSegError:
         return RgbxSegError(f'{self.path}: cannot be written ({error.strerror}), expected room in '
                             'a folder of yours; choose another place.')
@@ -419,10 +324,13 @@ class BagWriter:
         kind = message.__msgtype__
         if (topic, kind) not in self._connections:
             self._connections[topic, kind] = self._writer.add_connection(
-                topic, kind, typestore=self._store, offered_qos_profiles=[_QOS])
+                topic, kind, typestore=self._store,
+                offered_qos_profiles=[self._qos.get(topic, _QOS)])
+        self._put((topic, kind), received_ns, self._store.serialize_cdr(message, kind))
+
+    def _put(self, key: tuple[str, str], received_ns: int, data: bytes | memoryview) -> None:
         try:
-            self._writer.write(self._connections[topic, kind], received_ns,
-                               self._store.serialize_cdr(message, kind))
+            self._writer.write(self._connections[key], received_ns, data)
         except OSError as error:
             raise self._unwritable(error) from None
-        self.counts[topic] = self.counts.get(topic, 0) + 1
+        self.counts[key[0]] = self.counts.get(key[0], 0) + 1
