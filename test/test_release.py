@@ -236,7 +236,7 @@ def requirements_of(wheel, *extras):
 def runtime(wheels, tmp_path_factory):
     """Return the commands of an environment of the runtime alone, without ROS."""
     wheel = wheels['rgbx_seg_ros']
-    needed = closure(requirements_of(wheel, 'opencv', 'onnx'))
+    needed = closure(requirements_of(wheel, 'opencv', 'onnx', 'eval'))
     return install(tmp_path_factory.mktemp('runtime'), [wheel], needed)
 
 
