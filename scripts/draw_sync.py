@@ -22,6 +22,7 @@ RECORD = Path(__file__).with_name('message_filters.json')
 RGB, AUX, INK, FAINT, BAD = '#1769aa', '#c4540a', '#222', '#8a8a8a', '#b00020'
 LEFT, WIDTH, ROW, PANEL = 96, 760, 58, 150  # px
 FROM_MS, SPAN_MS = 2040, 420  # what is shown; the rates are learned by then
+CLIPPED = '<g clip-path="url(#shown)">'  # up to '</g>', nothing leaves the scale of time
 NEAREST_MS = 1000 / 60  # of RGB frames at 30 Hz, one is never further off
 
 Found = list[tuple[float, float, float]]  # stamps of RGB and aux, emission; ms from START
@@ -119,13 +120,16 @@ def panel(top: float, title: str, trace: Trace, found: Found, lost_ms: float | N
         height = heights[stream]
         parts += [text(8, height + 4, 'RGB' if stream == 'rgb' else 'aux', color, bold=True),
                   line((x(FROM_MS), height), (x(FROM_MS + SPAN_MS), height), '#ddd')]
-    shown = [f for f in found if visible(f[0]) and visible(f[1])]
-    for rgb, aux, _ in shown:
+    parts.append(CLIPPED)
+    for rgb, aux, _ in found:
         skew = abs(aux - rgb)
         color = BAD if skew > NEAREST_MS else INK
-        parts.append(line((x(rgb), heights['rgb']), (x(aux), heights['aux']), color, 1.6))
-        parts.append(text((x(rgb) + x(aux)) / 2 + 5, (heights['rgb'] + heights['aux']) / 2 + 4,
-                          f'{skew:.0f}', color, 11))
+        if visible(rgb) or visible(aux):
+            parts.append(line((x(rgb), heights['rgb']), (x(aux), heights['aux']), color, 1.6))
+        if visible((rgb + aux) / 2):
+            parts.append(text((x(rgb) + x(aux)) / 2 + 5, (heights['rgb'] + heights['aux']) / 2 + 4,
+                              f'{skew:.0f}', color, 11))
+    parts.append('</g>')
     for stream, color, place in (('rgb', RGB, 0), ('aux', AUX, 1)):
         taken = {round(f[place], 2) for f in found}
         stamps = [(event.stamp_ns - START) / MS for event in trace if event.stream == stream]
@@ -149,13 +153,15 @@ def departures(top: float, trace: Trace, found: Found) -> list[str]:
                   line((x(FROM_MS), rows[row]), (x(FROM_MS + SPAN_MS), rows[row]), '#ddd')]
     arrivals = {(event.stream, round((event.stamp_ns - START) / MS, 2)):
                 (event.arrival_ns - START) / MS for event in trace}
+    parts.append(CLIPPED)
     for rgb, aux, left_ms in found:
         came = arrivals['rgb', round(rgb, 2)], arrivals['aux', round(aux, 2)]
-        if not all(map(visible, (*came, left_ms))):
+        if not any(map(visible, (*came, left_ms))):
             continue
         parts += [line((x(came[0]), rows['rgb']), (x(left_ms), rows['pair']), RGB, 1.3, '4 3'),
                   line((x(came[1]), rows['aux']), (x(left_ms), rows['pair']), AUX, 1.3, '4 3')]
         parts.append(f'<path d="M{x(left_ms):g} {rows["pair"] + 7:g} l-7 -13 h14 z" fill="{INK}"/>')
+    parts.append('</g>')
     for (stream, stamp), came_ms in arrivals.items():
         if visible(came_ms):
             used = any(round(f[stream == 'aux'], 2) == stamp for f in found)
@@ -178,7 +184,8 @@ def picture(height: float, about: str, parts: Iterable[str]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:g}" '
         f'width="{WIDTH}" height="{height:g}" role="img" font-family="sans-serif">',
         f'<title>{about}</title>', f'<rect width="{WIDTH}" height="{height:g}" fill="#fff"/>',
-        *parts, '</svg>', ''])
+        f'<clipPath id="shown"><rect x="{LEFT - 8}" width="{WIDTH - LEFT - 8}" '
+        f'height="{height:g}"/></clipPath>', *parts, '</svg>', ''])
 
 
 def pictures() -> dict[str, str]:

@@ -136,8 +136,8 @@ def launch_arguments(name: str) -> list[Any]:
 
 
 def _table(heading: str, topics: list[Topic]) -> list[str]:
-    return [f'## {heading}', '', '| topic | type | QoS | |', '|---|---|---|---|',
-            *(f'| `{topic.name}` | `{topic.kind}`{_encoding(topic)} | {topic.qos} | {topic.words} |'
+    return [f'## {heading}', '', '| topic | type | what for | QoS |', '|---|---|---|---|',
+            *(f'| `{topic.name}` | `{topic.kind}`{_encoding(topic)} | {topic.words} | {topic.qos} |'
               for topic in topics), '']
 
 
