@@ -9,7 +9,7 @@ Inference", ECCV 2020. Flow is not believed because it was computed: it has to e
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rgbx_seg_ros.metrics import Image, value_counts
 
 LONGEST = 256  # pixels of the longer side on which the flow is computed
+SHORTEST = 64  # of the other; DISOpticalFlow reads beyond the ends of images of less than 32
 MAX_GAP_NS = 500_000_000  # frames further apart show too little of the same
 STRUCTURE = 9  # pixels; what differs from its mean over so many is structure
 LEAST_STRUCTURE = 1.0  # gray levels, root mean square; below is nothing but rounding
@@ -44,7 +45,7 @@ class MotionTracker:
 
     def __init__(self) -> None:
         """Start with no frame before."""
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._flow: Any = None  # cv2.DISOpticalFlow; the same on any number of threads
         self._before: dict[str, Image] = {}
         self._shape: tuple[int, ...] = ()
         self._stamp_ns = 0
@@ -57,15 +58,18 @@ class MotionTracker:
         """Return the motion since the frame before; None where none can be told.
 
         Takes rgb uint8 (H, W, 3) and aux uint8 (h, w) or (h, w, C) of the same field of view.
-        There is none after a gap, a jump of the stamps or a change of the size.
+        There is none after a gap, a jump of the stamps or a change of the size, and none in images
+        that are smaller than 64 pixels or four times as long as high.
         """
         step = max(1, -(-max(rgb.shape[:2]) // LONGEST))
         size = max(1, rgb.shape[1] // step), max(1, rgb.shape[0] // step)
         now = {'rgb': _reduced(rgb, size), 'aux': _reduced(aux, size)}
-        follows = 0 < stamp_ns - self._stamp_ns <= MAX_GAP_NS and rgb.shape == self._shape
-        before = self._before if follows else {}
+        if rgb.shape != self._shape:  # its buffers are not meant for another size
+            self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+            self._before = {}
+        before = self._before if 0 < stamp_ns - self._stamp_ns <= MAX_GAP_NS else {}
         self._before, self._stamp_ns, self._shape = now, stamp_ns, rgb.shape
-        if min(size) < STRUCTURE:
+        if min(size) < SHORTEST:
             return None
         for source in before:
             found = self._between(before[source], now[source])
@@ -117,9 +121,10 @@ def _reduced(image: Image, size: tuple[int, int]) -> Image:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if image.shape[2] == 3 else image[..., 0]
     height, width = image.shape
     times = min(width // size[0], height // size[1])
-    if times > 1:  # by a whole factor, which is 20 times faster than by any other
-        whole = image[:height // times * times, :width // times * times]
-        image = cv2.resize(whole, (width // times, height // times), interpolation=cv2.INTER_AREA)
+    if times > 1:  # means of blocks, in a quarter of the time of cv2.INTER_AREA
+        start = times // 2
+        means = cv2.blur(image, (times, times))[start::times, start::times]
+        image = np.ascontiguousarray(means[:height // times, :width // times])
     return image if image.shape == size[::-1] else cv2.resize(image, size)
 
 
