@@ -132,7 +132,8 @@ def _tell_plan(player: Player, plan: Plan, options: argparse.Namespace) -> None:
         raise RgbxSegError(f'{plan.bag}: nothing to play, expected a topic whose type is installed '
                            'here; install its package, or choose other topics.')
     waiting = f' once {" and ".join(options.wait_for)} are heard' if options.wait_for else ''
-    print(f'{plan.bag}: {len(player.tracks)} topics, {plan.duration_s / options.rate:.1f} s'
+    count = f'{len(player.tracks)} topic{"" if len(player.tracks) == 1 else "s"}'
+    print(f'{plan.bag}: {count}, {plan.duration_s / options.rate:.1f} s'
           f'{" in a loop" if options.loop else ""} at rate {options.rate:g}{waiting}.', flush=True)
 
 
@@ -146,8 +147,8 @@ def _tell_result(player: Player) -> None:
     if player.late_ms:
         median, most_of, most = np.percentile(player.late_ms, (50, 95, 100))
         late = f', late by {median:.2f} ms (median), {most_of:.2f} ms (95 %), {most:.1f} ms (most)'
-    print(f'{sum(player.published.values())} messages in {player.laps} complete passes{late}.',
-          flush=True)
+    passes = f'{player.laps} complete pass{"" if player.laps == 1 else "es"}'
+    print(f'{sum(player.published.values())} messages in {passes}{late}.', flush=True)
 
 
 if __name__ == '__main__':
