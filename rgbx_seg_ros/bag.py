@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -226,6 +227,9 @@ class BagWriter:
         if self._zstd:
             self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
+        if self._zstd:  # at rosbags' level 3 pictures take twice the time, for a tenth less bytes
+            storage: Any = self._writer.storage
+            storage.compressor = partial(storage.compressor, level=1)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
