@@ -11,10 +11,12 @@ from __future__ import annotations
 import csv
 import json
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +136,7 @@ def load_result(folder: Path) -> BagResult:
         records = _read_records(folder / FRAMES_FILE, names)
         totals = _read_totals(folder / COUNTS_FILE, len(names))
         return BagResult(classes=classes, records=records, totals=totals, **head)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise RgbxSegError(f'{folder}: it holds no complete evaluation ({error}), expected what '
                            'rgbx_eval_bag wrote; remove the folder.') from None
 

@@ -22,7 +22,8 @@ TRAINING = {'torch', 'torchvision', 'transformers', 'peft', 'timm', 'rgbx_seg_tr
 # Package -> the one file that may import it; of bags one reads, one reads and writes.
 ONE_FILE = {'onnxruntime': 'engine_onnxruntime', 'rosbags': 'bag bag_reading',
             'openvino': 'engine_openvino', 'tensorrt': 'engine_tensorrt',
-            'tensorrt_rtx': 'engine_tensorrt', 'rgbx_seg_train': 'engine_torch'}
+            'tensorrt_rtx': 'engine_tensorrt', 'rgbx_seg_train': 'engine_torch',
+            'ray': 'eval_ray', 'tqdm': 'eval_progress'}
 
 
 def imported(module):
