@@ -57,7 +57,8 @@ class MotionTracker:
     def __call__(self, rgb: Image, aux: Image, stamp_ns: int) -> Motion | None:
         """Return the motion since the frame before; None where none can be told.
 
-        Takes rgb uint8 (H, W, 3) and aux uint8 (h, w) or (h, w, C) of the same field of view.
+        Takes rgb uint8 (H, W, 3), or (H, W) of its gray, and aux uint8 (h, w) or (h, w, C) of the
+        same field of view.
         There is none after a gap, a jump of the stamps or a change of the size, and none in images
         that are smaller than 64 pixels or four times as long as high.
         """
@@ -90,11 +91,12 @@ class MotionTracker:
                            borderMode=cv2.BORDER_CONSTANT, borderValue=0)
         residual = _residual(now, cv2.remap(before, came, None, cv2.INTER_LINEAR,
                                             borderMode=cv2.BORDER_REPLICATE))
-        ranks = np.cumsum(value_counts(residual[inside > 0]))
+        # 255, like what differs by so much, is what came from outside.
+        residual = cv2.bitwise_or(residual, cv2.bitwise_not(inside))
+        ranks = np.cumsum(value_counts(residual)[:255])
         median = int(np.searchsorted(ranks, ranks[-1] / 2))
-        most = int(OUTLIER * median) + 2  # 2: of the rounding
-        fits = cv2.threshold(residual, most, 255, cv2.THRESH_BINARY_INV)[1]
-        trusted = cv2.bitwise_and(inside, fits)
+        most = min(int(OUTLIER * median) + 2, 254)  # 2: of the rounding
+        trusted = cv2.threshold(residual, most, 255, cv2.THRESH_BINARY_INV)[1]
         if cv2.countNonZero(trusted) < LEAST_SHARE * now.size:
             return None
         left = cv2.norm(residual, cv2.NORM_L2SQR, trusted)

@@ -22,14 +22,13 @@ from rgbx_seg_ros.metrics import Confusion, Counts, check_ids, value_counts
 from rgbx_seg_ros.metrics_boundary import BoundaryIou, outlines
 from rgbx_seg_ros.metrics_calibration import Calibration, entropy_bound
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green, blue, ITU-R BT.601
 NAN = float('nan')
 
 
 class _View(NamedTuple):
     """What all bundles have in common of a frame."""
 
-    brightness: float
+    brightness: float  # mean luma 0..255
     outlines: Image | None  # of the target
     motion: Motion | None  # since the frame before
 
@@ -49,12 +48,13 @@ class Shared:
         return self._last[1]
 
     def _look(self, pair: BagPair, first: LaneResult) -> _View:
+        gray = cv2.cvtColor(first.rgb, cv2.COLOR_RGB2GRAY)  # luma of ITU-R BT.601
         motion = None
         if pair.state == 'paired':
-            motion = self._tracker(first.rgb, first.aux, pair.stamp_ns)
+            motion = self._tracker(gray, first.aux, pair.stamp_ns)
         else:
             self._tracker.reset()
-        return _View(NAN if pair.rgb is None else brightness(first.rgb),
+        return _View(NAN if pair.rgb is None else cv2.mean(gray)[0],
                      None if pair.target is None else outlines(pair.target), motion)
 
 
@@ -138,11 +138,6 @@ class Scorer:
             self._with_aux.update(lane.label, target)
             self._without_aux.update(lane.without_aux, target)
         return changed(lane.label, lane.without_aux)
-
-
-def brightness(rgb: Image) -> float:
-    """Return the mean luma 0..255 of an RGB image (H, W, 3)."""
-    return float(np.dot(LUMA, cv2.mean(rgb)[:3]))
 
 
 def contrast(image: Image) -> float:

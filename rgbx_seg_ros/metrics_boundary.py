@@ -14,9 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
-from rgbx_seg_ros.metrics import Image, check_ids, joint_counts, mean_of_classes, ratio
+from rgbx_seg_ros.metrics import Image, joint_ids, mean_of_classes, ratio
 
 REACH = 0.02  # of the diagonal of the image, as in the paper
 
@@ -39,15 +38,10 @@ class BoundaryIou:
         `true` is `outlines(target)`, for who has it already. Raises RgbxSegError where the shapes
         differ or an id is neither a class nor 255.
         """
-        if label.shape != target.shape:
-            raise RgbxSegError(f'label is {label.shape}, its target {target.shape}; both must have '
-                               'the same size.')
-        true = outlines(target) if true is None else true
         unknown = cv2.threshold(target, UNLABELED - 1, UNLABELED, cv2.THRESH_BINARY)[1]
-        joint = joint_counts(true, outlines(cv2.bitwise_or(label, unknown)))
-        check_ids(joint.sum(1), self.n_classes, 'target')
-        check_ids(joint.sum(0), self.n_classes, 'predicted label')
+        known = cv2.bitwise_or(label, unknown) if label.shape == target.shape else label
         n = self.n_classes
+        joint = joint_ids(outlines(target) if true is None else true, outlines(known), n)
         self.counts += (np.diag(joint)[:n], joint.sum(0)[:n], joint.sum(1)[:n])
 
     def __iadd__(self, other: BoundaryIou) -> BoundaryIou:

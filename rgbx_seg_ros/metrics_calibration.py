@@ -53,7 +53,7 @@ class Calibration:
                                f'target {target.shape}; all must have the same size.')
         outcome = (label == target).view(np.uint8)
         outcome[np.maximum(label, target) == UNLABELED] = UNKNOWN
-        joint = joint_counts(outcome, confidence)  # in this order the counters lie closer
+        joint = joint_counts(outcome, confidence, (UNKNOWN + 1, 256))
         self.counts += joint[:UNKNOWN].T
         return joint.sum(0)
 

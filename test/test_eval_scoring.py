@@ -70,9 +70,10 @@ def test_a_record_holds_what_plain_numpy_counts():
     boundary.update(label, pair.target)
     low, high = np.percentile(lanes[1].aux, (5, 95), method='inverted_cdf')
     luma = pair.rgb @ np.array([0.299, 0.587, 0.114])
+    assert record.brightness == pytest.approx(luma.mean(), abs=0.05)  # each pixel is rounded
     expected = FrameRecord(
-        'b', 3, pair.stamp_ns, pair.aux_ns, 0.3, 'paired', 2.5, luma.mean(), high - low,
-        lanes[1].confidence.mean() / 255, entropy_bound(N)[lanes[1].confidence].mean(),
+        'b', 3, pair.stamp_ns, pair.aux_ns, 0.3, 'paired', 2.5, record.brightness,
+        high - low, lanes[1].confidence.mean() / 255, entropy_bound(N)[lanes[1].confidence].mean(),
         known.sum(), right.sum() / known.sum(), np.mean(iou), boundary.miou(), math.nan,
         (label != lanes[1].without_aux).mean(), (label == lanes[0].label).mean(),
         1.5, 0.1, 0.2, 0.3, 0.4)
