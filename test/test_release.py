@@ -6,6 +6,7 @@ The wheels are built and installed into an environment that has nothing but what
 links to those distributions of this environment, so nothing is downloaded.
 """
 
+import json
 import re
 import shutil
 import subprocess
@@ -255,7 +256,7 @@ def test_commands_answer_help_without_ros(runtime, tmp_path):
         assert command.name in done.stdout
 
 
-def test_a_bag_is_made_outside_of_the_checkout(runtime, tmp_path):
+def test_a_bag_is_made_and_evaluated_outside_of_the_checkout(runtime, tmp_path):
     rng = np.random.default_rng(0)
     for name, shape in (('rgb', (48, 64, 3)), ('thermal', (48, 64))):
         (tmp_path / 'pictures' / name).mkdir(parents=True)
@@ -264,7 +265,14 @@ def test_a_bag_is_made_outside_of_the_checkout(runtime, tmp_path):
             cv2.imwrite(str(tmp_path / 'pictures' / name / f'{number}.png'), picture)
     done = run(runtime / 'rgbx_make_bag', 'pictures', 'bag', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / 'bag/metadata.yaml').stat().st_size > 0
+    shutil.copytree(ROOT / 'sample/bundle', tmp_path / 'bundle')
+    done = run(runtime / 'rgbx_eval_bag', 'bag', '--bundle', 'bundle', '--backend', 'onnxruntime',
+               '--out', 'report', cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / 'report/report.json').read_text())
+    assert [bag['pairs'] for bag in report['bags']] == [3]
+    assert '<html' in (tmp_path / 'report/index.html').read_text()
+    assert (tmp_path / 'report/bags/bag/overlay.mp4').stat().st_size > 0
 
 
 @pytest.mark.parametrize(('command', 'sentence'), [
