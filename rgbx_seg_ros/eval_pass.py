@@ -23,7 +23,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.eval_frames import BagPair, EvalFrame, Image, LaneResult, Sink
 from rgbx_seg_ros.eval_pictures import Gallery
 from rgbx_seg_ros.eval_result import BAG, PICTURES, RERUN_FILE, VIDEO_FILE, BagResult
-from rgbx_seg_ros.eval_scoring import Scorer
+from rgbx_seg_ros.eval_scoring import Scorer, Shared
 from rgbx_seg_ros.eval_settings import EvalSettings
 from rgbx_seg_ros.eval_source import BagSource, open_source
 from rgbx_seg_ros.images import ImageError
@@ -119,7 +119,8 @@ class _Run:
             if missing := pipeline.registration.missing():
                 raise RgbxSegError(f'{bag}: {missing}')
         manifest = evaluator.segmenters[0].manifest
-        self.scorers = [Scorer(manifest.n_classes) for _ in self._lanes]
+        shared = Shared()
+        self.scorers = [Scorer(manifest.n_classes, shared) for _ in self._lanes]
         self.gallery = Gallery(folder / PICTURES, manifest.classes, self._names,
                                self._settings.pictures)
         self._sinks: list[Sink] = [self.gallery, *_writers(
