@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import cv2
@@ -63,8 +63,9 @@ def write_bag(path: Path, pairs: int = 3, storage: str = 'mcap', labels: bool = 
     return path
 
 
-def read_plainly(bag: Path) -> Iterator[tuple[str, int, object]]:
+def read_plainly(bag: Path, topics: Collection[str] = ()) -> Iterator[tuple[str, int, object]]:
     """Yield topic, receive time and message by `rosbags` alone: the oracle of our reader."""
     with AnyReader([bag]) as reader:
-        for connection, received_ns, data in reader.messages():
+        wanted = [one for one in reader.connections if not topics or one.topic in topics]
+        for connection, received_ns, data in reader.messages(wanted):
             yield connection.topic, received_ns, reader.deserialize(data, connection.msgtype)

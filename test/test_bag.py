@@ -3,18 +3,39 @@
 """Bags: what is written is what `rosbags` alone reads, and every broken bag is one sentence."""
 
 import shutil
+import sqlite3
 
 import numpy as np
 import pytest
 import yaml
+from bag_files import (
+    DISTRIBUTIONS,
+    IMAGE_HASH,
+    STRANGE,
+    Recorded,
+    image_cdr,
+    mcap,
+    write_distribution,
+)
 from bags import START_NS, frame, noise, read_plainly, write_bag
 from rosbags.rosbag1 import Writer as Writer1
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.bag import STORAGES, BagWriter, guess_topics, image_topics, read_images
+from rgbx_seg_ros.bag import (
+    STORAGES,
+    BagWriter,
+    MessageError,
+    deserialize,
+    guess_topics,
+    image_topics,
+    read_channels,
+    read_images,
+    read_messages,
+)
 from rgbx_seg_ros.images import ImageError
+from rgbx_seg_ros.topics import TopicInfo
 
 IMAGES = {'rgb8': noise(9, 14, np.uint8, 3), 'mono8': noise(9, 14, np.uint8),
           'mono16': noise(9, 14, np.uint16), '32FC1': noise(9, 14, np.float32),
@@ -245,3 +266,144 @@ def test_the_topics_of_a_bag_are_guessed_and_given_ones_win(tmp_path):
     assert guess_topics(bag, **given)._asdict() == given
     with pytest.raises(RgbxSegError, match='no topic looks like depth'):
         guess_topics(bag, 'depth')
+
+
+def recorded(count=7):
+    """Return images of two topics as bytes, 10 ms apart, and a message of a type nobody knows."""
+    messages = []
+    for index in range(count):
+        at_ns = START_NS + index * 10_000_000
+        topic, dtype = (('/rgb/image_raw', np.uint8), ('/thermal/image_raw', np.uint16))[index % 2]
+        image = noise(5, 7, dtype, 1 if index % 2 else 3, index)
+        messages.append(Recorded(topic, at_ns + 3, image_cdr(
+            image, 'mono16' if index % 2 else 'rgb8', at_ns, f'cam{index % 2}')))
+    return [*messages[:2], Recorded('/gizmo', START_NS + 15_000_000, b'\0\1\0\0wheel', STRANGE),
+            *messages[2:]]
+
+
+def assert_read(bag, messages, topics=('/rgb/image_raw', '/thermal/image_raw')):
+    """Assert that our reader gives exactly these messages, raw and as images."""
+    raw = list(read_messages(bag))
+    assert [(one.channel.topic, one.channel.type, one.received_ns, bytes(one.data))
+            for one in raw] == [(m.topic, m.type, m.received_ns, m.data) for m in messages]
+    images = [m for m in messages if m.topic in topics]
+    for image, message in zip(read_images(bag, topics), images, strict=True):
+        assert (image.topic, image.received_ns, image.stamp_ns, image.frame_id) == (
+            message.topic, message.received_ns, message.received_ns - 3,
+            'cam0' if 'rgb' in message.topic else 'cam1')
+        assert message.data.endswith(image.image().tobytes())
+
+
+@pytest.mark.parametrize('compression', ['', 'message', 'file'])
+@pytest.mark.parametrize('storage', STORAGES)
+@pytest.mark.parametrize('distribution', DISTRIBUTIONS)
+def test_the_bags_of_every_distribution_are_read(tmp_path, distribution, storage, compression):
+    bag = write_distribution(tmp_path / 'b', recorded(), distribution, storage, compression,
+                             files=3, empty=['/never'])
+    assert_read(bag, recorded())
+    channels = {one.topic: one for one in read_channels(bag)}
+    assert channels['/never'].messages == 0 and channels['/gizmo'].type == STRANGE
+    assert channels['/rgb/image_raw'].messages == 4
+    (qos,) = channels['/rgb/image_raw'].qos
+    assert (qos.history.name, qos.depth, qos.reliability.name, qos.durability.name) == (
+        'KEEP_LAST', 10, 'BEST_EFFORT', 'VOLATILE')
+    assert channels['/rgb/image_raw'].hash == IMAGE_HASH
+    assert channels['/gizmo'].definition == channels['/gizmo'].hash == ''
+
+
+@pytest.mark.parametrize('codec', ['', 'zstd', 'lz4'])
+@pytest.mark.parametrize('index', ['full', 'no messages', 'no summary', 'unchunked'])
+def test_an_mcap_is_read_whatever_it_has_of_an_index(tmp_path, index, codec):
+    bag = write_distribution(tmp_path / 'b', recorded(), 'jazzy', 'mcap', index=index, codec=codec)
+    assert_read(bag, recorded())
+    assert_read(bag / 'b_0.mcap', recorded())
+    assert image_topics(bag)['/rgb/image_raw'] == TopicInfo('sensor_msgs/msg/Image', 4, 'rgb8')
+
+
+def test_an_mcap_without_index_is_read_in_the_order_of_the_file(tmp_path):
+    messages = recorded()
+    messages[3], messages[4] = messages[4], messages[3]
+    bag = write_distribution(tmp_path / 'b', messages, 'jazzy', 'mcap', index='unchunked')
+    assert_read(bag, messages)
+    bag = write_distribution(tmp_path / 'c', messages, 'jazzy', 'mcap')
+    assert_read(bag, recorded())
+
+
+@pytest.mark.parametrize('storage', STORAGES)
+def test_a_reindexed_bag_without_qos_in_its_metadata_is_read(tmp_path, storage):
+    bag = write_distribution(tmp_path / 'b', recorded(), 'humble', storage)
+    told = yaml.safe_load((bag / 'metadata.yaml').read_text())
+    for topic in told['rosbag2_bagfile_information']['topics_with_message_count']:
+        topic['topic_metadata']['offered_qos_profiles'] = ''
+    (bag / 'metadata.yaml').write_text(yaml.safe_dump(told))
+    assert_read(bag, recorded())
+
+
+def test_a_wrong_hash_or_definition_of_another_topic_spoils_nothing(tmp_path):
+    messages = [*recorded()]
+    bag = write_distribution(tmp_path / 'b', messages, 'jazzy', 'sqlite3')
+    base = sqlite3.connect(bag / 'b_0.db3')
+    base.execute('INSERT INTO message_definitions VALUES(2, ?, ?, ?, ?)',
+                 (STRANGE, 'ros2msg', 'no definition at all ((', 'RIHS01_00'))
+    base.commit()
+    base.close()
+    assert_read(bag, messages)
+
+
+@pytest.mark.parametrize('start, stop', [(0, 10**19 // 2), (2, 5), (0, 1), (6, 6)])
+@pytest.mark.parametrize('storage', STORAGES)
+def test_a_part_of_a_bag_is_read_by_time(tmp_path, storage, start, stop):
+    messages = recorded()
+    bag = write_distribution(tmp_path / 'b', messages, 'jazzy', storage)
+    start, stop = (messages[at].received_ns if at < 8 else at for at in (start, stop))
+    assert [m.received_ns for m in read_messages(bag, None, start, stop)] == [
+        m.received_ns for m in messages if start <= m.received_ns < stop]
+
+
+def test_a_file_of_compressed_messages_alone_is_one_sentence(tmp_path):
+    bag = write_distribution(tmp_path / 'b', recorded(), 'humble', 'mcap', 'message')
+    with pytest.raises(RgbxSegError, match='are compressed; expected the folder'):
+        image_topics(bag / 'b_0.mcap')
+
+
+def test_an_mcap_of_another_profile_and_an_unknown_version_are_one_sentence(tmp_path):
+    (tmp_path / 'x.mcap').write_bytes(mcap(recorded(), profile='ros1'))
+    with pytest.raises(RgbxSegError, match='not ros2'):
+        read_channels(tmp_path / 'x.mcap')
+    bag = write_distribution(tmp_path / 'b', recorded())
+    text = (bag / 'metadata.yaml').read_text()
+    (bag / 'metadata.yaml').write_text(text.replace('version: 5', 'version: 12'))
+    with pytest.raises(RgbxSegError, match='version 12'):
+        read_channels(bag)
+
+
+def test_a_bag_without_messages_has_channels_and_no_more(tmp_path):
+    for storage in STORAGES:
+        bag = write_distribution(tmp_path / storage, [], 'jazzy', storage, empty=['/rgb'])
+        assert [(one.topic, one.messages) for one in read_channels(bag)] == [('/rgb', 0)]
+        assert list(read_messages(bag)) == []
+        assert image_topics(bag)['/rgb'].count == 0
+
+
+def test_bytes_that_are_no_message_are_told_by_topic(tmp_path):
+    messages = [Recorded('/rgb/image_raw', 5, b'\0\1\0\0short')]
+    bag = write_distribution(tmp_path / 'b', messages)
+    (raw,) = read_messages(bag)
+    with pytest.raises(MessageError, match=r'on /rgb/image_raw is broken .*expected'):
+        deserialize(raw)
+    with pytest.raises(RgbxSegError, match='cannot be read'):
+        list(read_images(bag, ['/rgb/image_raw']))
+
+
+def test_topics_are_copied_as_they_are_even_of_unknown_types(tmp_path):
+    source = write_distribution(tmp_path / 'b', recorded(), 'jazzy', 'sqlite3', empty=['/never'])
+    with BagWriter(tmp_path / 'copy', zstd=True) as writer:
+        for channel in read_channels(source):
+            writer.add_channel(channel)
+        for message in read_messages(source):
+            writer.copy(message)
+    assert_read(tmp_path / 'copy', recorded())
+    assert read_channels(tmp_path / 'copy') == read_channels(source)
+    assert [(topic, at_ns) for topic, at_ns, _ in read_plainly(tmp_path / 'copy',
+                                                              ['/rgb/image_raw'])] == [
+        (m.topic, m.received_ns) for m in recorded() if m.topic == '/rgb/image_raw']
