@@ -17,7 +17,8 @@ SEGMENT_ARGUMENTS = {
     'use_rviz', 'log_level', 'rgb_transport', 'thermal_transport', 'precision', 'build_only',
     'label_topic', 'label_transport', 'fixed_frame',
 }
-REPLAY_ARGUMENTS = {'bag', 'rate', 'delay', 'loop', 'start_paused', 'rgb_topic', 'thermal_topic'}
+REPLAY_ARGUMENTS = {'bag', 'rate', 'clock', 'ready_topic', 'delay', 'loop', 'start_paused',
+                    'rgb_topic', 'thermal_topic', 'aux_topic'}
 
 
 def commands_in_setup_cfg():
@@ -99,7 +100,7 @@ def stand_ins():
             'SetEnvironmentVariable')},
         'launch.launch_description_sources': {'PythonLaunchDescriptionSource': Recorded},
         'launch.substitutions': {'LaunchConfiguration': Configuration},
-        'launch_ros.actions': {'Node': type('Node', (Recorded,), {})},
+        'launch_ros.actions': {name: type(name, (Recorded,), {}) for name in ('Node', 'SetRemap')},
         'launch_ros.parameter_descriptions': {
             'ParameterValue': lambda value, value_type: value_type(value)},
     }
@@ -235,29 +236,7 @@ def test_rviz_shows_the_node_in_its_namespace(segment, given, pushed, namespace,
     assert dict(made[1]['remappings'])['/segment/overlay'] == shown
 
 
-def transports(replay, **given):
-    configurations = {argument.name: argument.default_value for argument in replay.ARGUMENTS}
-    configurations.update(given)
-    replay.choose_transports(types.SimpleNamespace(launch_configurations=configurations))
-    return {camera: configurations.get(f'{camera}_transport', '') for camera in ('rgb', 'thermal')}
-
-
-def test_replay_subscribes_to_what_the_bag_holds_unless_told_otherwise(replay, tmp_path):
-    compressed = {'rgb': 'compressed', 'thermal': 'compressed'}
-    assert transports(replay) == compressed  # the sample bag
-    assert transports(replay, rgb_transport='raw') == {**compressed, 'rgb': 'raw'}
-    assert transports(replay, rgb_topic='/other') == {**compressed, 'rgb': ''}
-    assert transports(replay, bag=str(tmp_path)) == {'rgb': '', 'thermal': ''}
-
-
 def test_transports_given_on_the_command_line_reach_the_node(segment):
     node = run(segment, segment.start, thermal_transport='compressed')['Node'].kwargs
     assert node['parameters'][1]['aux.transport'] == 'compressed'
     assert 'rgb.transport' not in node['parameters'][1]
-
-
-def test_replay_plays_the_bag_on_its_own_clock(replay):
-    command = run(replay, replay.play, bag='b', loop='true')['ExecuteProcess'].kwargs['cmd']
-    assert command[:6] == ['ros2', 'bag', 'play', 'b', '--clock', '200']
-    assert '--loop' in command
-    assert '--start-paused' not in command

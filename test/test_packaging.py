@@ -29,7 +29,7 @@ KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml
 WHEELS = {'cv2': 'opencv-python-headless', 'yaml': 'PyYAML', 'tensorrt_rtx': 'tensorrt-rtx',
           'rerun': 'rerun-sdk', 'rgbx_seg_train': 'rgbx-seg-train'}
 # Keys that no file imports: what replay.launch.py plays with, the generators, what has them.
-NOT_IMPORTED = {'ros2bag', 'rosbag2_storage_default_plugins', 'rosbag2_storage_mcap',
+NOT_IMPORTED = {'ros2bag', 'ros2topic', 'rosbag2_storage_default_plugins', 'rosbag2_storage_mcap',
                 'ament_cmake', 'ament_cmake_python', 'ament_cmake_pytest',
                 'rosidl_default_generators', 'rosidl_default_runtime', 'python3-pytest-timeout'}
 
