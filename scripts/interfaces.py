@@ -66,6 +66,9 @@ def inputs() -> list[Topic]:
     found.append(Topic(camera_pair.DEPTH_TOPIC, type_name(Image), sensor, '16UC1 (mm) or 32FC1 (m) '
                        'on the RGB grid; subscribed only for `registration.mode: depth` and while '
                        'someone listens to `~/points`'))
+    for name, (kind, suffix) in messages.INPUTS.items():
+        found.append(Topic(f'label/image_raw{suffix}', type_name(kind), sensor, 'true class ids, '
+                           f'with `score.labels` and `score.transport: {name}`'))
     found.append(Topic(static_transforms.TOPIC, 'tf2_msgs/TFMessage', qos(static_transforms.QOS),
                        'only where `registration.mode` needs extrinsics and `registration.file` '
                        'has none'))

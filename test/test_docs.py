@@ -108,7 +108,7 @@ def test_topics_page_tells_what_a_node_has(tmp_path):
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=free_domain())
     given = {'bundle': str(write_tiny_bundle(tmp_path / 'bundle')), 'backend': 'dummy',
-             'autostart': False}
+             'autostart': False, 'score.labels': True}
     node = SegmentNode(context=context, parameter_overrides=[
         Parameter(name, value=value) for name, value in given.items()])
     try:
