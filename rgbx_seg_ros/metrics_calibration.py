@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
-from rgbx_seg_ros.metrics import Counts, Image, joint_counts
+from rgbx_seg_ros.metrics import Counts, Image, flat, joint_counts
 
 BINS = 15  # as in the paper
 WRONG, RIGHT, UNKNOWN = 0, 1, 2
@@ -51,8 +52,9 @@ class Calibration:
         if not label.shape == confidence.shape == target.shape:
             raise RgbxSegError(f'label is {label.shape}, its confidence {confidence.shape}, its '
                                f'target {target.shape}; all must have the same size.')
+        label, target = flat(label), flat(target)
         outcome = (label == target).view(np.uint8)
-        outcome[np.maximum(label, target) == UNLABELED] = UNKNOWN
+        outcome[cv2.max(label, target).reshape(-1) == UNLABELED] = UNKNOWN
         joint = joint_counts(outcome, confidence, (UNKNOWN + 1, 256))
         self.counts += joint[:UNKNOWN].T
         return joint.sum(0)
