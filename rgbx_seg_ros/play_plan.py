@@ -42,8 +42,8 @@ class Track(NamedTuple):
     name: str
     type: str  # as it is published
     offer: Offer
-    messages: int
     decompress: bool
+    fields: tuple[str, ...] | None  # of the type when it was recorded; None where nobody knows
 
     @property
     def latched(self) -> bool:
@@ -160,7 +160,19 @@ def _track(channel: Channel, wanted: Sequence[str], options: PlayOptions) -> Tra
     if options.reliability != 'recorded':
         offer['reliability'] = options.reliability
     offer.update(options.overrides.get(channel.topic, {}))
-    return Track(channel.topic, name, kind, offer, channel.messages, decompress)
+    fields = None if decompress else recorded_fields(channel.definition)
+    return Track(channel.topic, name, kind, offer, decompress, fields)
+
+
+def recorded_fields(definition: str) -> tuple[str, ...] | None:
+    """Return the names of a type's own fields by its .msg text; None of .idl, or of no text."""
+    own = definition.partition('=' * 80)[0]
+    if not own.strip() or own.startswith('module') or 'IDL: ' in definition:
+        return None
+    lines = (line.partition('#')[0].split() for line in own.splitlines())
+    # A constant is TYPE NAME=VALUE, with or without spaces; a field may have a default after it.
+    return tuple(words[1] for words in lines if len(words) > 1 and '=' not in words[1]
+                 and words[2:3] != ['='] and not ''.join(words[2:]).startswith('='))
 
 
 def parse_remaps(rules: Iterable[str]) -> dict[str, str]:

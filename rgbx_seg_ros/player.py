@@ -150,7 +150,8 @@ class Player:
         deadline = time.monotonic() + ACKNOWLEDGE_S
         for publisher in self._publishers.values():
             left_s = max(deadline - time.monotonic(), 0.0)
-            publisher.wait_for_all_acked(Duration(nanoseconds=round(left_s * NS)))
+            with suppress(RuntimeError):  # not every middleware tells
+                publisher.wait_for_all_acked(Duration(nanoseconds=round(left_s * NS)))
 
     def stop(self) -> None:
         """End the look-ahead, wherever it is."""
@@ -160,7 +161,7 @@ class Player:
             self._thread.join()
 
     def _advertise(self, track: Track) -> None:
-        kind, reason = find_class(track.type)
+        kind, reason = find_class(track.type, track.fields)
         try:
             if kind is not None:
                 self._publishers[track.topic] = self._node.create_publisher(

@@ -24,17 +24,25 @@ ENCODINGS = {('uint8', 2): 'mono8', ('uint8', 3): 'rgb8', ('uint16', 2): 'mono16
 STAMP_AT = 4  # of a message that begins with a header: behind the four bytes that tell the encoding
 
 
-def find_class(kind: str) -> tuple[Any, str]:
-    """Return the class of a type such as sensor_msgs/msg/Image; or None, and why."""
+def find_class(kind: str, fields: tuple[str, ...] | None = None) -> tuple[Any, str]:
+    """Return the class of a type such as sensor_msgs/msg/Image; or None, and why.
+
+    `fields` are the names that the type had when it was recorded, None if nobody knows.
+    """
     package, group, name = (*kind.split('/'), '', '', '')[:3]
     if group != 'msg':
         return None, f'{kind} is no type of messages'
     try:
-        return getattr(importlib.import_module(f'{package}.msg'), name), ''
+        found = getattr(importlib.import_module(f'{package}.msg'), name)
     except ImportError:
         return None, f'{package} is not installed here'
     except AttributeError:
         return None, f'{package} has no {name} here'
+    own = tuple(found.get_fields_and_field_types())
+    # ROS gives a message without fields one of its own.
+    if fields and own != fields:
+        return None, f'{kind} was recorded with other fields than it has here'
+    return found, ''
 
 
 class Stamps:

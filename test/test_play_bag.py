@@ -31,6 +31,8 @@ from recordings import (
     transforms,
     write,
 )
+from rosbags.rosbag2 import Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 pytest.importorskip('rclpy', reason='the player needs ROS 2: source it, or run make test')
 
@@ -379,6 +381,18 @@ def test_name_that_ros_does_not_take_is_left_out_with_the_reason(tmp_path, netwo
     with playing(network, bag) as actor:
         assert [track.topic for track in actor.tracks] == ['/ok']
         assert 'Invalid topic name' in actor.left_out['/3d']
+
+
+def test_type_that_has_other_fields_here_is_left_out(tmp_path, network):
+    store = get_typestore(Stores.EMPTY)
+    store.register(get_types_from_msg('string data\nint32 more', STRING))
+    data = bytes(store.serialize_cdr(store.types[STRING]('a', 1), STRING))
+    with Writer(tmp_path / 'bag', version=8) as writer:
+        connection = writer.add_connection('/a', STRING, typestore=store)
+        writer.write(connection, START_NS, data)
+    with playing(network, tmp_path / 'bag') as actor:
+        assert actor.left_out == {
+            '/a': 'std_msgs/msg/String was recorded with other fields than it has here'}
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from rgbx_seg_ros.play_plan import (
     PlayOptions,
     parse_remaps,
     plan_playing,
+    recorded_fields,
     stamp_bias,
 )
 from rgbx_seg_ros.play_qos import read_overrides
@@ -96,6 +97,16 @@ def test_topic_that_is_not_there_is_told_with_those_that_are(bag: Path, options)
 def test_empty_bag_is_refused(tmp_path: Path):
     with pytest.raises(RgbxSegError, match='holds no message'):
         plan_playing(write(tmp_path / 'bag', [Recorded('/a', STRING, {})]), PlayOptions())
+
+
+@pytest.mark.parametrize(('definition', 'fields'), [
+    ('', None), ('module a { module msg {', None), ('IDL: a/msg/B\nmodule a', None),
+    ('# nothing\n', ()),
+    ('# a comment\nint32 X=1\nint32 Y = 2\nstring S= a b\nint8[<=3] list 4 # why\n'
+     'Header header\n\nuint8   data\n' + 80 * '=' + '\nMSG: std_msgs/Header\nuint32 seq\n',
+     ('list', 'header', 'data'))])
+def test_fields_of_a_recorded_definition(definition: str, fields: tuple[str, ...] | None):
+    assert recorded_fields(definition) == fields
 
 
 @pytest.mark.parametrize('rule', ['/a', '/a=/b', 'a:=/b', '/a:=b', '/a:=/b c', ':=', '/a:=/1b'])
