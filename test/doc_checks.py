@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 import yaml
@@ -72,12 +73,27 @@ def anchors(text: str) -> set[str]:
 def parameter_complaints(text: str) -> Iterator[str]:
     """Yield parameters in YAML blocks and in backticks that the node does not have."""
     for block in blocks(text):
-        if block.language == 'yaml':
+        if block.language == 'yaml' and block.text.startswith('base:'):
+            yield from training_complaints(block.text)
+        elif block.language == 'yaml':
             yield from yaml_complaints(block.text)
     for word in re.findall(r'`([a-z_]+\.[a-z_]+)(?:: [^`]*)?`', prose(text)):
         group = word.partition('.')[0]
         if group in GROUPS and not word.endswith(FILES) and word not in dict(known()):
             yield f'there is no parameter {word}.'
+
+
+def training_complaints(text: str) -> Iterator[str]:
+    """Yield what is wrong with a configuration of a training, which lies beside the others."""
+    from rgbx_seg_train.config_file import load_config
+    folder = ROOT / 'rgbx_seg_train' / 'configs'
+    with NamedTemporaryFile('w', suffix='.yaml') as file:
+        file.write(text.replace('base: ', f'base: {folder}/', 1))
+        file.flush()
+        try:
+            load_config(Path(file.name))
+        except RgbxSegError as error:
+            yield str(error)
 
 
 def yaml_complaints(text: str) -> Iterator[str]:

@@ -73,6 +73,7 @@ def test_a_wrong_option_in_a_sentence_is_complained_of(words):
     '```yaml\nsync.max_skeww: 0.1\n```', '```yaml\nsync.max_skew: -1.0\n```',
     '```yaml\n/**:\n  ros__parameters:\n    sync: {polcy: nearest}\n```', 'See `sync.max_skeww`.',
     'See `overlay.alfa: 0.5`.', '```yaml\naux.camera: leptom\n```',
+    '```yaml\nbase: segrgbx_tiny_synthetic.yaml\ntrain: {stepps: 3}\n```',
 ])
 def test_a_wrong_parameter_is_complained_of(text):
     assert list(doc_checks.parameter_complaints(text))
