@@ -26,7 +26,8 @@ RESAMPLES, SEED = 2000, 0
 LEVEL = 0.95
 LEAST_BLOCK_S, MOST_BLOCK_S = 1.0, 10.0  # what moves past a robot stays in sight for seconds
 WANTED_BLOCKS = 50  # blocks grow longer than the least only while so many remain
-FEW_BLOCKS = 20  # below it the intervals come out too narrow
+FEW_BLOCKS = 20  # below it the intervals come out too narrow, and
+LEAST_BLOCKS = 5  # below it there are none: a handful of blocks says nothing of their spread
 LEAST_OF_A_BAG = 5  # blocks; bags of fewer are drawn from together
 MAX_DRAWS = 1 << 22  # held at a time
 MOMENTS = 12  # shown of each kind
@@ -144,11 +145,11 @@ class Bootstrap:
 
     def __init__(self, results: Sequence[BagResult], resamples: int = RESAMPLES,
                  seed: int = SEED, length_s: float | None = None) -> None:
-        """Draw; with less than two blocks there is nothing to draw, and no interval."""
+        """Draw; with too few blocks there is nothing to draw from, and no interval."""
         self.blocks = block_sums(results, length_s)
         self.whole = iou(self.blocks.sums.sum(0))  # (L, K)
         self._drawn: Floats | None = None  # (resamples, L, K)
-        if len(self.blocks.sums) >= 2:
+        if len(self.blocks.sums) >= LEAST_BLOCKS:
             self._drawn = iou(resample(self.blocks, resamples, seed))
         self.about = {'resamples': resamples, 'level': LEVEL, 'blocks': len(self.blocks.sums),
                       'block_s': self.blocks.length_s, 'caveat': self._caveat()}
@@ -185,9 +186,9 @@ class Bootstrap:
 
     def _caveat(self) -> str:
         count = len(self.blocks.sums)
-        if count < 2:
-            return ('the labels are of one moment, of which no interval can be told; label frames '
-                    'of several seconds, or evaluate several bags.')
+        if count < LEAST_BLOCKS:
+            return (f'no interval can be told of {count} block{"s" * (count != 1)} of about a '
+                    f'second; label {LEAST_BLOCKS} seconds at least, or evaluate several bags.')
         if count < FEW_BLOCKS:
             return (f'the intervals stand on {count} blocks of {self.blocks.length_s:.1f} s and '
                     f'are narrower than they should be; from {FEW_BLOCKS} on they can be relied '

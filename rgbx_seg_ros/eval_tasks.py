@@ -96,8 +96,10 @@ def names_of_bags(bags: Sequence[Path]) -> list[str]:
         twice = [n for n, name in enumerate(names) if often[name.lower()] > 1]
         if not twice:
             return names
-        if all(depths[n] >= len(parts[n]) for n in twice):
-            return [f'{name}-{n}' if n in twice else name for n, name in enumerate(names)]
+        if all(depths[n] >= len(parts[n]) for n in twice):  # x and X, x y and x_y, bag and .bag
+            parts = [(*part[:-1], f'{part[-1]}-{n}') if n in twice else part
+                     for n, part in enumerate(parts)]
+            continue
         for n in twice:
             depths[n] = min(depths[n] + 1, len(parts[n]))
 
