@@ -34,7 +34,8 @@ def render(summary: Mapping[str, Any], results: Sequence[BagResult], folder: Pat
         scores.sureness, runs.bags, runs.settings)]
     body = ''.join([_header(view), tiles(_boxes(view)), _contents(sections), _legend(view),
                     *sections, _footer(), f'<script>{SCRIPT}</script>'])
-    body = re.sub(r'(?<=\d) (?=(?:%|ms|s|Hz|points)\b|%)', '\u00a0', body)  # units stay with numbers
+    # Units stay with their numbers where lines break.
+    body = re.sub(r'(?<=\d) (?=%|(?:ms|s|Hz|points)\b)', '\u00a0', body)
     return document(f'{_title(view)}: {", ".join(view.names)}', body, STYLE)
 
 

@@ -134,7 +134,7 @@ def _classes(view: View, change: Mapping[str, Any]) -> str:
                      between(one['interval'], signed=True)))
     return ('<h4>IoU by class</h4><p class="lead">Points gained (right) or lost (left); the line '
             'is the 95 % interval. Gray: no difference can be told.</p>'
-            + table(('class', '', 'change', 'interval'), rows, 'sort names'))
+            + table(('class', '', 'change', 'interval'), rows, 'sort'))
 
 
 def _side_by_side(view: View) -> str:

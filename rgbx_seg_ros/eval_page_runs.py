@@ -187,7 +187,7 @@ def bags(view: View) -> str:
                      milliseconds((report.get('skew_ms') or {}).get('p50')), number(lost)))
     head = ('bag', 'duration', 'pairs', 'with labels', *heads, 'skew, median', 'drops')
     return section('Bags', 'A click on a head sorts. Drops leave out what is harmless.',
-                   table(head, rows, 'sort names'))
+                   table(head, rows, 'sort'))
 
 
 def failed(view: View) -> str:

@@ -66,7 +66,7 @@ def _classes(view: View, lane: int, scores: Mapping[str, Any]) -> str:
     if absent:
         note = (f'<p class="note">Neither in a mask nor in a label: {", ".join(absent)}. '
                 'They count in no mean.</p>')
-    return table(head, rows, 'sort names') + note
+    return table(head, rows, 'sort') + note
 
 
 def confusion(view: View) -> str:
@@ -131,7 +131,7 @@ def _confused(names: Sequence[str], across: Sequence[str], rows: NDArray[np.intp
     for place in np.argsort(-off, axis=None, kind='stable')[:TOLD]:
         row, other = np.unravel_index(place, off.shape)
         if off[row, other] >= 0.01:
-            told.append((f'{text(names[rows[row]])} → {text(across[other])}',
+            told.append((f'{text(names[int(rows[row])])} → {text(across[int(other)])}',
                          meter(float(off[row, other])),
                          f'{100 * off[row, other]:.1f} % of its pixels',
                          number(int(matrix[rows[row], other]))))

@@ -20,7 +20,8 @@ nav a { text-decoration: none; } nav a:hover { text-decoration: underline; }
 th[data-sort] { cursor: pointer; } th[aria-sort] { color: var(--ink); }
 td, th { padding: 5px 10px; } .words { text-align: left; }
 td.words { white-space: normal; min-width: 15em; }
-td:first-child { overflow-wrap: anywhere; } table.names td:first-child { min-width: 9em; }
+td:first-child { overflow-wrap: break-word; min-width: 7.5em; max-width: 24em; }
+td small { white-space: nowrap; color: var(--soft); }
 table.left td, table.left th { text-align: left; } table.left td { white-space: normal;
   overflow-wrap: anywhere; }
 .meter { width: auto; min-width: 120px; } .meter div { position: relative; overflow: visible; }
@@ -81,7 +82,8 @@ details { margin-bottom: 10px; } details > summary { margin-bottom: 6px; }
   color: var(--soft); font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .shot p b { color: var(--ink); font-weight: 600; }
 .heat { width: auto; } .heat td, .heat th { padding: 0; border: 1px solid var(--card); }
-.heat td { width: 46px; height: 30px; text-align: center; font-size: 12.5px; background:
+.heat td { width: 46px; height: 30px; min-width: 0; text-align: center;
+  font-size: 12.5px; background:
   color-mix(in srgb, var(--first) calc(var(--v) * 1%), var(--line)); }
 .heat td.deep { color: #fff; } .heat th.row { text-align: right; padding: 0 8px; border: 0; }
 .heat th.col { border: 0; text-align: center; height: 1px; vertical-align: bottom; padding: 4px 0; }

@@ -149,12 +149,12 @@ def histogram(values: Floats, unit: str, x_title: str, style: str, height: int =
     bars = []
     for count, left, right in zip(counts, x.at(edges[:-1]), x.at(edges[1:]), strict=True):
         if count:
-            tall = UNITS * y.at(np.float64(count))
+            tall = UNITS * count / y.high
             bars.append(f'<rect class="bar {style}" x="{UNITS * left:.1f}" '
                         f'y="{UNITS - tall:.1f}" width="{UNITS * (right - left):.1f}" '
                         f'height="{tall:.1f}"><title>{count}</title></rect>')
     middle = float(np.median(values))
-    place = float(x.at(np.float64(middle)))
+    place = (middle - x.low) / (x.high - x.low)
     side = 'right:calc(' f'{100 - 100 * place:.1f}% + 5px)' if place > 0.6 else (
         f'left:calc({100 * place:.1f}% + 5px)')
     mark = f'<path class="mark" d="M{UNITS * place:.0f} 0V{UNITS}"/>'
