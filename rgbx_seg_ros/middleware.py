@@ -1,6 +1,6 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""A transport fit for images, and a corner of DDS in which a program meets only what it starts."""
+"""A corner of DDS in which a program and the node it starts meet nobody else."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def set_private_middleware() -> None:
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'SUBNET'
     for name in ('ROS_LOCALHOST_ONLY', 'ROS_STATIC_PEERS'):
         os.environ.pop(name, None)
-    set_transport()
+    if loses_images():
+        os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = LARGE_IMAGES
 
 
-def set_transport() -> None:
-    """Choose a transport fit for images, unless the user chose one; before rclpy.init."""
+def loses_images() -> bool:
+    """Return whether the transport is one that loses large images, because nobody chose another."""
     rmw = os.environ.get('RMW_IMPLEMENTATION') or 'rmw_fastrtps_cpp'
     chosen = any(os.environ.get(name) for name in TRANSPORT_VARIABLES)
-    if rmw.startswith('rmw_fastrtps') and not chosen:
-        os.environ['FASTDDS_BUILTIN_TRANSPORTS'] = LARGE_IMAGES
+    return rmw.startswith('rmw_fastrtps') and not chosen
 
 
 def free_domain() -> int:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.bag import IMAGE
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.exit_guard import exit_after
-from rgbx_seg_ros.middleware import set_transport
+from rgbx_seg_ros.middleware import LARGE_IMAGES, loses_images
 from rgbx_seg_ros.play_plan import Plan, PlayOptions, parse_remaps, plan_playing
 from rgbx_seg_ros.play_qos import read_overrides
 
@@ -46,7 +47,6 @@ def _main() -> None:
         overrides=read_overrides(options.qos_profile_overrides_path)
         if options.qos_profile_overrides_path else {},
         decompress=options.decompress, clock=bool(options.clock)))
-    set_transport()
     # The clock and the messages shall not wait 5 ms for the interpreter whenever the reader has it.
     sys.setswitchinterval(0.0005)
     try:
@@ -132,6 +132,11 @@ def _tell_plan(player: Player, plan: Plan, options: argparse.Namespace) -> None:
         raise RgbxSegError(f'{plan.bag}: nothing to play, expected a topic whose type is installed '
                            'here; install its package, or choose other topics.')
     waiting = f' once {" and ".join(options.wait_for)} are heard' if options.wait_for else ''
+    if loses_images() and any(track.type == IMAGE for track in player.tracks):
+        # Not set here: those with this transport and those without do not find each other.
+        print('rgbx_play_bag: Fast DDS loses large images by its default transport; set '
+              f'FASTDDS_BUILTIN_TRANSPORTS={LARGE_IMAGES} for the player and for all who listen.',
+              file=sys.stderr)
     count = f'{len(player.tracks)} topic{"" if len(player.tracks) == 1 else "s"}'
     print(f'{plan.bag}: {count}, {plan.duration_s / options.rate:.1f} s'
           f'{" in a loop" if options.loop else ""} at rate {options.rate:g}{waiting}.', flush=True)

@@ -46,6 +46,7 @@ from std_msgs.msg import String
 
 from rgbx_seg_ros import RgbxSegError, play_bag, player
 from rgbx_seg_ros.bag import read_messages as read_a_bag
+from rgbx_seg_ros.middleware import TRANSPORT_VARIABLES, loses_images
 from rgbx_seg_ros.play_plan import PlayOptions, plan_playing
 from rgbx_seg_ros.player import Player
 
@@ -497,6 +498,17 @@ def test_wrong_arguments_are_one_sentence(small_bag, words, told, monkeypatch, c
     assert play_bag.main() == 1
     said = capsys.readouterr()
     assert told in said.err and said.err.count('\n') == 1 and said.out == ''
+
+
+@pytest.mark.parametrize(('environment', 'loses'), [
+    ({}, True), ({'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA'}, False),
+    ({'RMW_IMPLEMENTATION': 'rmw_cyclonedds_cpp'}, False)])
+def test_default_transport_of_fast_dds_is_told_to_lose_images(environment, loses, monkeypatch):
+    for name in (*TRANSPORT_VARIABLES, 'RMW_IMPLEMENTATION'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert loses_images() is loses
 
 
 @pytest.mark.parametrize('breakage', ['missing', 'no metadata', 'cut', 'text'])
