@@ -25,11 +25,12 @@ from rgbx_seg_ros import RgbxSegError
 
 sys.path.insert(0, str(ROOT / 'scripts'))
 
-from interfaces import launch_arguments  # noqa: E402
+from interfaces import launch_arguments, outputs  # noqa: E402
 from reference import commands, entry_points, parser_of  # noqa: E402
 
 PLACES = ('sample/', 'docs/', 'config/', 'launch/', 'benchmarks/', 'test/', 'scripts/', 'msg/',
           'requirements/', 'rgbx_seg_train/', 'rgbx_seg_ros/')
+SERVICES = ('enable', 'change_state', 'get_state')
 TRAINING = ('name', 'out', 'model', 'data', 'augment', 'loss', 'train', 'export')
 
 
@@ -59,6 +60,14 @@ def named_complaints(words: list[str]) -> Iterator[str]:
         yield f'there is no command {name}.'
     for word in words:
         yield from training_complaints(word)
+
+
+def topic_complaints(text: str) -> Iterator[str]:
+    """Yield names below ~/ or /segment/ that are neither topic nor service of the node."""
+    there = {topic.name.removeprefix('~/') for topic in outputs()} | set(SERVICES)
+    named = re.findall(r'`~/([a-z_]+)`|/segment/([a-z_]+)', text)
+    yield from (f'the node has no ~/{name}.' for pair in named for name in pair
+                if name and name not in there)
 
 
 def logical_lines(text: str) -> list[str]:

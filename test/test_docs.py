@@ -48,6 +48,16 @@ def test_parameters_exist_and_take_the_values(page):
     assert checked(doc_checks.parameter_complaints, page) == []
 
 
+@pytest.mark.parametrize('page', PAGES)
+def test_topics_exist(page):
+    assert checked(doc_commands.topic_complaints, page) == []
+
+
+@pytest.mark.parametrize('text', ['`~/maks`', '```\nros2 topic hz /segment/maks\n```'])
+def test_a_wrong_topic_is_complained_of(text):
+    assert list(doc_commands.topic_complaints(text))
+
+
 @pytest.mark.parametrize('line', [
     'rgbx_make_bag DIR OUT --compresed', 'rgbx_register BAG', 'rgbx_nothing', 'make evrything',
     'rgbx_benchmark engine BUNDLE --backend openvino', 'rgbx_make_bag DIR OUT --storage rosbag',
