@@ -23,7 +23,7 @@ TRAINING = {'torch', 'torchvision', 'transformers', 'peft', 'timm', 'rgbx_seg_tr
 ONE_FILE = {'onnxruntime': 'engine_onnxruntime', 'rosbags': 'bag bag_reading',
             'openvino': 'engine_openvino', 'tensorrt': 'engine_tensorrt',
             'tensorrt_rtx': 'engine_tensorrt', 'rgbx_seg_train': 'engine_torch',
-            'ray': 'eval_ray', 'tqdm': 'eval_progress'}
+            'ray': 'eval_ray', 'tqdm': 'eval_progress', 'rerun': 'eval_rerun'}
 
 
 def imported(module):
