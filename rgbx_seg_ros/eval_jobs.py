@@ -3,7 +3,9 @@
 """Evaluate bags one by one, in several processes, or, through eval_ray.py, on a Ray cluster.
 
 Wherever a bag is evaluated, the same code does it with as many threads as an engine takes by
-itself: given fewer, some libraries round differently. Numbers thus do not depend on the way.
+itself: given fewer, OpenVINO rounds differently. Numbers thus do not depend on the way, as far as
+the engine gives the same masks twice. OpenVINO on several threads does not quite: from one call to
+the next one confidence of some ten thousands changes by 1 of 255.
 """
 
 from __future__ import annotations

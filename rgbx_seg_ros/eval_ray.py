@@ -88,8 +88,8 @@ def _import() -> Any:
     try:
         import ray
     except ImportError:
-        raise RgbxSegError('--cluster needs Ray, which is not installed; `pip install "ray[client]"` '
-                           'brings it, in the version of the cluster.') from None
+        raise RgbxSegError('--cluster needs Ray, which is not installed; `pip install '
+                           '"ray[client]"` brings it, in the version of the cluster.') from None
     return ray
 
 
