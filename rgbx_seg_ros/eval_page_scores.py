@@ -40,8 +40,13 @@ def by_class(view: View) -> str:
     """Return a table of the classes for each bundle; without labels, what is seen how often."""
     lead = ('IoU is the overlap of mask and label: 100 % is perfect, 0 % is a class never hit. '
             'Precision: how much of what is called so is so. Recall: how much of it was found. '
-            'Boundary IoU counts only pixels near outlines. Whiskers are 95 % intervals.'
+            'Boundary IoU counts only pixels near outlines.'
             if view.labeled else 'How much of the masks each class takes.')
+    if any(row['interval'] for scores in view.summary['scores'] for row in scores['per_class']):
+        lead += ' Whiskers are 95 % intervals.'
+    caveat = (view.summary.get('bootstrap') or {}).get('caveat')
+    if view.labeled and caveat:
+        lead += f' <b>Careful:</b> {text(caveat)}'
     return section('Classes', lead, per_bundle(view, [
         _classes(view, lane, scores) for lane, scores in enumerate(view.summary['scores'])]))
 

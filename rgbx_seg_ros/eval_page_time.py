@@ -144,7 +144,7 @@ def _stripes(view: View, result: BagResult, times: Floats, x: plots.Axis
     named = [info for info in shown if whole[info.id] >= LEAST_SHARE][:LEGEND]
     chips = ''.join(f'<li>{swatch(info.color)}{text(info.name)}</li>' for info in named)
     rest = len(shown) - len(named)
-    more = f'<li>and {rest} rarer ones</li>' if rest else ''
+    more = f'<li>and {rest} rarer</li>' if rest else ''
     return bodies, f'<ul class="legend small">{chips}{more}</ul>'
 
 
@@ -170,7 +170,7 @@ def _columns(counts: Any, times: Floats, x: plots.Axis) -> Floats:
     starts = np.flatnonzero(np.diff(column, prepend=-1))
     sizes = np.diff(starts, append=len(column))
     found[column[starts]] = np.add.reduceat(shares, starts, axis=0) / sizes[:, None]
-    reach = plots.GAP / 2 * float(np.median(np.diff(places))) if len(places) > 1 else 0.01
+    reach = 0.75 * float(np.median(np.diff(places))) if len(places) > 1 else 0.01
     centers = (np.arange(plots.COLUMNS) + 0.5) / plots.COLUMNS
     for empty in np.flatnonzero(np.isnan(found[:, 0])):
         near = int(np.abs(places - centers[empty]).argmin())
