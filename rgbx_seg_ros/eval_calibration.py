@@ -56,12 +56,12 @@ class Kinds:
         try:
             rgb, aux, label = choose_topics(
                 self.images, modality, rgb=settings.rgb_topic, aux=settings.aux_topic,
-                label=settings.label_topic)
+                label=settings.label_topic if settings.labels is None else None)
         except TopicError as error:
             raise RgbxSegError(f'{self.bag}: {error}') from None
         rgb = settings.rgb_topic or self._as_transported(rgb, settings.pair.rgb_transport)
         aux = settings.aux_topic or self._as_transported(aux, settings.pair.aux_transport)
-        return Topics(rgb, aux, label if settings.labels is None else None)
+        return Topics(rgb, aux, label)
 
     def _as_transported(self, topic: str, transport: str) -> str:
         """Return the compressed form of a topic where the node would read that, and it exists."""

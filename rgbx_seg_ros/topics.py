@@ -46,11 +46,11 @@ class Topics(NamedTuple):
 
 
 def choose_topics(found: Mapping[str, TopicInfo], modality: str = '', *, rgb: str = '',
-                  aux: str = '', label: str = '') -> Topics:
+                  aux: str = '', label: str | None = '') -> Topics:
     """Return which of the topics make pairs, each as given or told from its name and encoding.
 
-    `modality` narrows the choice of aux. TopicError, listing what is there, where a topic that is
-    given is absent, none fits, or two fit alike.
+    `modality` narrows the choice of aux; `label` None wants no labels. TopicError, listing what is
+    there, where a topic that is given is absent, none fits, or two fit alike.
     """
     if not found:
         raise TopicError('no image topic, expected those of two cameras; choose another bag.')
@@ -69,10 +69,12 @@ def choose_topics(found: Mapping[str, TopicInfo], modality: str = '', *, rgb: st
     wanted = [word for name, words in AUX_WORDS.items() if modality in ('', name)
               for word in words]
     aux_ranks = [[word] for word in wanted] if modality else [wanted]
+    if label == '' and ids:
+        label = _choose(found, 'label', ids, [[w] for w in LABEL_WORDS])
     return Topics(
         rgb or _choose(found, 'rgb', raw - labels - auxes - {aux}, [[w] for w in RGB_WORDS]),
         aux or _choose(found, modality or 'aux', auxes - {rgb}, aux_ranks),
-        label or (_choose(found, 'label', ids, [[w] for w in LABEL_WORDS]) if ids else None))
+        label or None)
 
 
 def listing(found: Mapping[str, TopicInfo]) -> str:

@@ -309,6 +309,21 @@ def test_a_bag_that_breaks_off_is_one_sentence_after_the_pairs_before(tmp_path, 
     assert str(source.bag) in str(caught.value)
 
 
+def test_flipped_bytes_are_one_sentence_or_a_frame_less(tmp_path):
+    source = opened(tmp_path, [*drive(), *(label(at) for at in range(0, 600, 100))],
+                    storage='mcap')
+    (file,) = source.bag.glob('*.mcap')
+    content, rng, refused = file.read_bytes(), np.random.default_rng(1), 0
+    for at in rng.integers(0, len(content), 30):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1:])
+        try:
+            assert len(list(open_source(source.bag, settings(), manifest()))) <= 6
+        except RgbxSegError as error:
+            assert str(source.bag) in str(error) and '\n' not in str(error)
+            refused += 1
+    assert refused > 0
+
+
 def test_a_bag_without_pairs_has_none(tmp_path):
     messages = [rgb(index, index * 100) for index in range(4)] + [aux(0, 9000)]
     source = opened(tmp_path, messages)
@@ -401,6 +416,14 @@ def test_labels_of_a_folder_win_over_those_of_the_bag(tmp_path):
     assert source.topics.label is None
     assert [pair.number for pair in source if pair.target is not None] == [1, 4]
     assert source.sync()['labels'] == {'found': 2, 'used': 2}
+
+
+def test_labels_of_a_folder_need_no_choice_between_topics(tmp_path):
+    messages = [*drive(), label(0), label(0)._replace(topic='/other/label')]
+    with pytest.raises(RgbxSegError, match='could each be the label topic'):
+        opened(tmp_path, messages)
+    cv2.imwrite(str(tmp_path / '1700000000.000.png'), np.ones((6, 8), np.uint8))
+    assert opened(tmp_path, messages, settings(labels=tmp_path), 'b').topics.label is None
 
 
 def test_a_topic_of_colors_is_read_where_it_is_named(tmp_path):
