@@ -24,6 +24,7 @@ from rgbx_seg_ros.degraded import Feed
 from rgbx_seg_ros.depth_images import DepthImages
 from rgbx_seg_ros.diagnostics import Report
 from rgbx_seg_ros.engine import EngineInfo
+from rgbx_seg_ros.eval_labels import Decoder
 from rgbx_seg_ros.health import Facts, Health, Timing
 from rgbx_seg_ros.images import ImageError
 from rgbx_seg_ros.intake import Intake
@@ -56,6 +57,7 @@ class CameraPair:
     """The topics and the state of one pair of cameras on a node."""
 
     _pipeline: Pipeline  # from `use` on
+    _labels: Decoder  # where there is a score
 
     def __init__(self, node: Any, settings: PairSettings, manifest: Manifest,
                  value: Callable[[str], Any], offer: Callable[[Work], None],
@@ -142,7 +144,9 @@ class CameraPair:
             self._subscribe(CameraInfo, f'{base}/camera_info', f'{stream}_info',
                             partial(self._on_info, stream))
         if self.settings.score.labels:
-            self._score = LiveScore(self._pipeline.segmenter.manifest.classes, self._tell_of_label)
+            classes = self._pipeline.segmenter.manifest.classes
+            self._score = LiveScore(classes, self._tell_of_label)
+            self._labels = Decoder(classes)
             kind, suffix = messages.INPUTS[self.settings.score.transport]
             self._subscribe(kind, f'label/image_raw{suffix}', 'label', self._on_label)
 
@@ -270,7 +274,8 @@ class CameraPair:
             self._score.refuse(error)
             return
         self._score.add_label(messages.stamp_ns(message.header),
-                              partial(messages.to_label, message), len(message.data))
+                              partial(self._labels.of_message, message, 'a label'),
+                              len(message.data))
 
     def poll(self) -> None:
         """Hand over the pairs whose frames have waited long enough."""

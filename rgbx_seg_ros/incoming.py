@@ -63,18 +63,11 @@ def to_array(message: Any) -> NDArray[Any]:
 
 
 def check_label(message: Any) -> None:
-    """Raise images.ImageError for a label that cannot hold class ids; costs microseconds."""
+    """Raise images.ImageError for a label that can be of no use; costs microseconds."""
     if not is_compressed(message):
         images.check(message.height, message.width, message.encoding, message.step, message.data)
     elif bytes(memoryview(message.data)[:3]) == images.JPEG_SIGNATURE:
-        to_label(message)  # says why not
-
-
-def to_label(message: Any) -> NDArray[Any]:
-    """Return the class ids (H, W) of a label as they come; raises images.ImageError."""
-    if is_compressed(message):
-        return images.decode_label(message.format, message.data)
-    return to_array(message)
+        images.decode_label(message.format, message.data)  # says why not
 
 
 def to_transform(stamped: Any) -> tuple[str, str, list[float], list[float]]:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.images import ImageError
-from rgbx_seg_ros.manifest import UNLABELED, ClassInfo
+from rgbx_seg_ros.manifest import ClassInfo
 from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.statuses import Score
 from rgbx_seg_ros.sync import JUMP_NS
@@ -31,7 +31,7 @@ QUEUE = 4  # joined ones that wait for the thread
 STRIP = 1 << 16  # pixels that are counted at once
 
 Image = NDArray[np.uint8]
-Read = Callable[[], NDArray[Any]]  # returns a label's class ids, or raises ImageError
+Read = Callable[[], Image]  # returns a label's class ids (H, W), or raises RgbxSegError
 Item = TypeVar('Item')
 
 
@@ -132,22 +132,22 @@ class LiveScore:
             self._publish()
         except ImageError as error:
             self._refuse(error.cause, str(error))
-        except RgbxSegError as error:  # of Confusion: it has seen the ids
-            self._refuse('ids', f'in a label, {error}')
+        except RgbxSegError as error:
+            self._refuse('content', str(error))
         except Exception as error:  # the thread must go on, and someone must know
             self._refuse('decode', f'a label cannot be read ({type(error).__name__}: {error}).')
         finally:
             with self._lock:
                 self._queued -= 1
 
-    def _counted(self, mask: Image, label: NDArray[Any]) -> Confusion:
+    def _counted(self, mask: Image, label: Image) -> Confusion:
         """Return the counts of one image, all or none."""
-        target = to_target(label, mask.shape)
+        _check_size(label, mask.shape)
         confusion = Confusion(self._confusion.n_classes)
         # In strips, for numpy.bincount holds the GIL, for which the engine's thread would wait.
         rows = max(1, STRIP // mask.shape[1])
         for top in range(0, mask.shape[0], rows):
-            confusion.update(mask[top:top + rows], target[top:top + rows])
+            confusion.update(mask[top:top + rows], label[top:top + rows])
         return confusion
 
     def _publish(self) -> None:
@@ -168,19 +168,10 @@ class LiveScore:
         self._tell(f'label {cause}', sentence)
 
 
-def to_target(label: NDArray[Any], shape: Sequence[int]) -> Image:
-    """Return class ids (H, W) of whole numbers as uint8; images.ImageError if they are not that."""
-    if label.ndim != 2 or label.dtype.kind not in 'ui':
-        kind = 'colored' if label.ndim == 3 else f'of {label.dtype}'
-        raise ImageError('encoding', f'a label is {kind}; expected class ids as mono8 or mono16.')
+def _check_size(label: Image, shape: Sequence[int]) -> None:
     if label.shape != tuple(shape):
         raise ImageError('size', f'a label is {label.shape[1]}x{label.shape[0]}; expected '
                                  f'{shape[1]}x{shape[0]} as the RGB image.')
-    if label.dtype != np.uint8:
-        if int(label.max()) > UNLABELED or int(label.min()) < 0:
-            raise RgbxSegError(f'ids are {label.min()}..{label.max()}; expected 0..{UNLABELED}.')
-        label = label.astype(np.uint8)
-    return label
 
 
 class _Waiting(Generic[Item]):

@@ -28,7 +28,6 @@ from rgbx_seg_ros.incoming import check_label as check_label
 from rgbx_seg_ros.incoming import encoding as encoding
 from rgbx_seg_ros.incoming import stamp_ns as stamp_ns
 from rgbx_seg_ros.incoming import to_array as to_array
-from rgbx_seg_ros.incoming import to_label as to_label
 from rgbx_seg_ros.incoming import to_rgb as to_rgb
 from rgbx_seg_ros.incoming import to_transform as to_transform
 from rgbx_seg_ros.manifest import Manifest

@@ -140,6 +140,22 @@ def test_a_label_that_is_later_than_its_mask_counts(running):
     scoring(running, 'plain', masks_scored=str(before + 1))
 
 
+def test_labels_in_the_colors_of_the_classes_count_and_ids_of_none_are_refused(running):
+    before = send(running, 'plain', 1).masks_scored
+    label = truth(5)[0]
+    label[label == 255] = 0
+    colors = np.array([info.color for info in CLASSES], np.uint8)[label]
+    send(running, 'plain', 5, image(colors, 'rgb8', 0))
+    scoring(running, 'plain', masks_scored=str(before + 1))
+    label[0, 0] = 77
+    send(running, 'plain', 5, image(label, 'mono8', 0))
+    level, message, _ = scoring(running, 'plain', **{'labels refused: content': '1'})
+    assert level == b'\x01' and 'a label holds the id 77' in message
+    send(running, 'plain', 5, image(label[1:41], 'mono8', 0))
+    level, message, _ = scoring(running, 'plain', **{'labels refused: size': '1'})
+    assert level == b'\x01' and 'a label is 64x40; expected 64x48' in message
+
+
 def test_a_looped_bag_is_scored_in_each_lap(running):
     before = send(running, 'plain', 1).masks_scored
     stamps = [next(STAMPS_NS) for _ in range(2)]
