@@ -47,7 +47,7 @@ os.environ.setdefault('FASTDDS_BUILTIN_TRANSPORTS', 'DEFAULT')
 def free_domain() -> int:
     """Return a ROS domain in which nobody on this machine is, other tests included."""
     # Low numbers only: higher ones need ports that a machine may use for outgoing connections.
-    # Test processes side by side each have their own ones: a domain looks free until its node joins.
+    # Test processes side by side have their own: a domain looks free until its node has joined.
     side = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw')) % 4
     for domain in random.SystemRandom().sample(range(1 + 25 * side, 26 + 25 * side), 25):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
