@@ -407,3 +407,22 @@ def test_topics_are_copied_as_they_are_even_of_unknown_types(tmp_path):
     assert [(topic, at_ns) for topic, at_ns, _ in read_plainly(tmp_path / 'copy',
                                                               ['/rgb/image_raw'])] == [
         (m.topic, m.received_ns) for m in recorded() if m.topic == '/rgb/image_raw']
+
+
+def test_a_ros1_bag_becomes_a_rosbag2_by_copying(tmp_path):
+    store = get_typestore(Stores.ROS1_NOETIC)
+    stamp = store.types['builtin_interfaces/msg/Time'](3, 4)
+    header = store.types['std_msgs/msg/Header'](9, stamp, 'cam')
+    message = store.types['sensor_msgs/msg/Image'](header, 12, 16, 'mono8', 0, 16,
+                                                   frame(7).reshape(-1))
+    with Writer1(tmp_path / 'old.bag') as old:
+        connection = old.add_connection('/cam', 'sensor_msgs/msg/Image', typestore=store)
+        old.write(connection, 5, store.serialize_ros1(message, 'sensor_msgs/msg/Image'))
+    with BagWriter(tmp_path / 'new') as writer:
+        for channel in read_channels(tmp_path / 'old.bag'):
+            writer.add_channel(channel)
+        for raw in read_messages(tmp_path / 'old.bag'):
+            writer.copy(raw)
+    ((topic, at_ns, copied),) = read_plainly(tmp_path / 'new')
+    assert (topic, at_ns, copied.header.stamp.sec, copied.header.frame_id) == ('/cam', 5, 3, 'cam')
+    assert (copied.data == 7).all() and copied.encoding == 'mono8'
