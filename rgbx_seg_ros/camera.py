@@ -236,7 +236,7 @@ def _invert(formula: Distortion, u: Array, v: Array,
                           (a * miss_v - c * miss_u) / determinant)
         x -= step_x
         y -= step_y
-        if not np.nanmax(np.abs(step_x) + np.abs(step_y), initial=0.0) > 1e-10:
+        if not (np.abs(step_x) + np.abs(step_y) > 1e-10).any():  # no comparison holds for NaN
             break
     return x, y
 
