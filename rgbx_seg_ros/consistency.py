@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rgbx_seg_ros.metrics import Image, value_counts
 
+REFINEMENTS = 2  # rounds; the preset has 5, which take a third of the time and gain nothing here
 LONGEST = 256  # pixels of the longer side on which the flow is computed
 SHORTEST = 64  # of the other; DISOpticalFlow reads beyond the ends of images of less than 32
 MAX_GAP_NS = 500_000_000  # frames further apart show too little of the same
@@ -47,6 +48,7 @@ class MotionTracker:
         """Start with no frame before."""
         self._flow: Any = None  # cv2.DISOpticalFlow; the same on any number of threads
         self._before: dict[str, Image] = {}
+        self._places: Any = None  # (h, w, 2) float32 x, y of each pixel that the flow is told of
         self._shape: tuple[int, ...] = ()
         self._stamp_ns = 0
 
@@ -65,11 +67,10 @@ class MotionTracker:
         step = max(1, -(-max(rgb.shape[:2]) // LONGEST))
         size = max(1, rgb.shape[1] // step), max(1, rgb.shape[0] // step)
         now = {'rgb': _reduced(rgb, size), 'aux': _reduced(aux, size)}
-        if rgb.shape != self._shape:  # its buffers are not meant for another size
-            self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-            self._before = {}
+        if rgb.shape[:2] != self._shape:
+            self._begin(rgb.shape[:2], size)
         before = self._before if 0 < stamp_ns - self._stamp_ns <= MAX_GAP_NS else {}
-        self._before, self._stamp_ns, self._shape = now, stamp_ns, rgb.shape
+        self._before, self._stamp_ns = now, stamp_ns
         if min(size) < SHORTEST:
             return None
         for source in before:
@@ -78,15 +79,20 @@ class MotionTracker:
                 return Motion(step, found[0] * step + step // 2, found[1], source)
         return None
 
+    def _begin(self, shape: tuple[int, ...], size: tuple[int, int]) -> None:
+        """Make ready for images of another size; the buffers of a flow are meant for one."""
+        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._flow.setVariationalRefinementIterations(REFINEMENTS)
+        x, y = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
+        self._places = np.stack([x, y], -1).astype(np.float32)
+        self._shape, self._before = shape, {}
+
     def _between(self, before: Image, now: Image) -> tuple[NDArray[np.float32], Image] | None:
         """Return where each pixel was, and where that is to be trusted; None if nowhere."""
         structure = cv2.absdiff(now, cv2.blur(now, (STRUCTURE, STRUCTURE)))
         if cv2.norm(structure, cv2.NORM_L2SQR) < LEAST_STRUCTURE ** 2 * now.size:
             return None
-        height, width = now.shape
-        came = self._flow.calc(now, before, None)
-        came[..., 0] += np.arange(width, dtype=np.float32)
-        came[..., 1] += np.arange(height, dtype=np.float32)[:, None]
+        came = self._flow.calc(now, before, None) + self._places
         inside = cv2.remap(np.full_like(now, 255), came, None, cv2.INTER_NEAREST,
                            borderMode=cv2.BORDER_CONSTANT, borderValue=0)
         residual = _residual(now, cv2.remap(before, came, None, cv2.INTER_LINEAR,
