@@ -44,7 +44,7 @@ ONLY_OF_ALL = ('per_class', 'confusion', 'reliability')  # scores that are not t
 
 def summarize(results: Sequence[BagResult], settings: EvalSettings,
               failed: Sequence[Mapping[str, str]] = (),
-              elapsed: Mapping[str, float] | None = None) -> dict[str, Any]:
+              elapsed: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the report of bags that were evaluated alike; a number that does not exist is None.
 
     `failed` names the other bags: name, bag, reason. `elapsed` is added to the timing.
