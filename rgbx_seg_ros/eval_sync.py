@@ -64,7 +64,7 @@ class SyncReport:
 
         Rates are of the median period of the stamps; a gap is an interval above GAP such periods;
         jitter is the 95th percentile of the distance of an interval from the median, gaps left out;
-        `camera_ms` is reception minus stamp. Skew (aux minus RGB) has its sign in mean and p50,
+        `camera_ms` is reception minus stamp. Skew (aux minus RGB) has its sign in the mean; p50,
         p95 and max are of its size. What does not exist is None.
         """
         intervals = {stream: _intervals(stamps) for stream, stamps in self._stamps.items()}
@@ -104,7 +104,7 @@ class SyncReport:
         if not skews.size:
             return dict.fromkeys(('p50', 'p95', 'max', 'mean'))
         sizes = np.abs(skews)
-        return {'p50': float(np.median(skews)), 'p95': float(np.percentile(sizes, 95)),
+        return {'p50': float(np.median(sizes)), 'p95': float(np.percentile(sizes, 95)),
                 'max': float(sizes.max()), 'mean': float(skews.mean())}
 
 
