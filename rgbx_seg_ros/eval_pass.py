@@ -206,7 +206,7 @@ def _writers(evaluator: Evaluator, source: BagSource, bag: Path, folder: Path,
         from rgbx_seg_ros.eval_video import Video
 
         sinks.append(Video(folder / VIDEO_FILE, manifest.classes, names, manifest.modality,
-                           settings.alpha))
+                           settings.alpha, bool(source.topics.label or settings.labels)))
     if settings.write_bag:
         from rgbx_seg_ros.eval_output_bag import OutputBag
 

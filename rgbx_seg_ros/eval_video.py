@@ -27,7 +27,6 @@ from rgbx_seg_ros.report import VideoWriter
 Image = NDArray[np.uint8]
 
 HEIGHT, STRIP = 264, 24  # pixels of panels and captions; 4:3 makes them whole blocks of H.264
-HELD = 30  # frames that wait for a first label, which gets a panel of its own
 STEP_S = 0.1  # between two frames where the stamps jump back
 FONT, SIZE, BASE = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 17  # of captions; the line they stand on
 INK, PAPER = (235, 238, 242), (28, 31, 35)
@@ -42,13 +41,16 @@ class Video:
     """Writes overlay.mp4; a sink that removes it after an exception."""
 
     def __init__(self, path: Path, classes: Sequence[ClassInfo], bundles: Sequence[str],
-                 modality: str, alpha: float) -> None:
-        """Remember what to paint; the panels take their widths from the first frames."""
+                 modality: str, alpha: float, labeled: bool = False) -> None:
+        """Remember what to paint; the panels take their widths from the first frame.
+
+        `labeled` reserves a panel for labels, which may come with a later frame.
+        """
         self.path, self.bundles, self.modality, self.alpha = path, bundles, modality, alpha
+        self.labeled = labeled
         self._table = palette(classes)
         self._writer = VideoWriter(path, 'ultrafast', 25, threads=1)
         self._widths: list[int] = []  # of the panels, even
-        self._held: list[tuple[float, list[_Panel]]] | None = []  # None: the layout is settled
         self._last, self._shift = -math.inf, 0.0
 
     def __enter__(self) -> Video:
@@ -63,34 +65,18 @@ class Video:
             self._shift += self._last + STEP_S - time_s
             time_s = self._last + STEP_S
         self._last = time_s
-        panels = self._panels(frame)
-        if self._held is None:
-            self._write(time_s, panels)
-            return
-        self._held.append((time_s, panels))
-        if len(self._held) == HELD or frame.pair.target is not None:
-            self._settle()
+        self._writer.add(time_s, self._paint(self._panels(frame)))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         """Finish the file, or remove it."""
         try:
-            if kind is None:
-                self._settle()
             self._writer.__exit__(kind, error, trace)
         except BaseException:
             self.path.unlink(missing_ok=True)
             raise
         if kind is not None:
             self.path.unlink(missing_ok=True)
-
-    def _settle(self) -> None:
-        """Fix which panels there are, and write the frames that waited for that."""
-        held, self._held = self._held or [], None
-        if held:
-            self._widths = [panel.image.shape[1] for panel in held[-1][1]]
-        for time_s, panels in held:
-            self._write(time_s, panels)
 
     def _panels(self, frame: EvalFrame) -> list[_Panel]:
         record, lane = frame.records[0], frame.lanes[0]
@@ -107,28 +93,30 @@ class Video:
                 f'{title}{_told("mIoU {:.0%}  ", scores.miou)}'
                 f'{_told("confidence {:.0%}", scores.confidence)}',
                 blend(rgb, label, self._table, self.alpha)))
-        if frame.pair.target is not None:
-            target = cv2.resize(frame.pair.target, size, interpolation=cv2.INTER_NEAREST)
-            panels.append(_Panel('label', colorize(target, self._table)))
+        target = frame.pair.target
+        if target is not None:
+            small = cv2.resize(target, size, interpolation=cv2.INTER_NEAREST)
+            panels.append(_Panel('label', colorize(small, self._table)))
+        elif self.labeled:
+            panels.append(_Panel('no label', np.zeros_like(rgb)))
         return panels
 
-    def _write(self, time_s: float, panels: Sequence[_Panel]) -> None:
-        canvas = np.empty((STRIP + HEIGHT, sum(self._widths), 3), np.uint8)
+    def _paint(self, panels: Sequence[_Panel]) -> Image:
+        """Return the panels side by side under their captions, (STRIP + HEIGHT, W, 3)."""
+        if not self._widths:
+            self._widths = [panel.image.shape[1] for panel in panels]
+        canvas = np.zeros((STRIP + HEIGHT, sum(self._widths), 3), np.uint8)
         canvas[:STRIP] = PAPER
         left = 0
-        for index, width in enumerate(self._widths):
+        for (caption, image), width in zip(panels, self._widths, strict=False):
             right = left + width
-            if index >= len(panels):  # no label of this frame
-                canvas[STRIP:, left:right] = 0
-            else:
-                caption, image = panels[index]
-                if image.shape[1] != width:  # a camera changed its size
-                    image = cv2.resize(image, (width, HEIGHT))
-                canvas[STRIP:, left:right] = image
-                cv2.putText(canvas[:STRIP, left:right], _plain(caption), (8, BASE), FONT, SIZE,
-                            INK, 1, cv2.LINE_AA)
+            if image.shape[1] != width:  # a camera changed its size
+                image = cv2.resize(image, (width, HEIGHT))
+            canvas[STRIP:, left:right] = image
+            cv2.putText(canvas[:STRIP, left:right], _plain(caption), (8, BASE), FONT, SIZE, INK, 1,
+                        cv2.LINE_AA)
             left = right
-        self._writer.add(time_s, canvas)
+        return canvas
 
 
 def _fitted(image: Image) -> Image:

@@ -25,8 +25,9 @@ def decoded(path: Path) -> list[tuple[float, np.ndarray]]:
                 for frame in container.decode(video=0)]
 
 
-def write(path: Path, frames: list, bundles: tuple[str, ...] = ('one',)) -> None:
-    with Video(path, CLASSES, bundles, 'thermal', 0.5) as video:
+def write(path: Path, frames: list, bundles: tuple[str, ...] = ('one',),
+          labeled: bool = False) -> None:
+    with Video(path, CLASSES, bundles, 'thermal', 0.5, labeled) as video:
         for one in frames:
             video.add(one)
 
@@ -55,13 +56,13 @@ def test_every_bundle_has_its_panel_and_captions_stand_above(tmp_path: Path):
           ('one', 'two'))
     picture = decoded(tmp_path / 'v.mp4')[0][1]
     assert picture.shape[1] == 4 * PANEL
-    assert (picture[:STRIP, :PANEL].max(), picture[:STRIP, :PANEL].min() < 60) > (150, False)
+    assert picture[:STRIP, :PANEL].max() > 150 and np.median(picture[:STRIP]) < 60
 
 
-def test_a_label_that_comes_a_little_later_gets_its_panel(tmp_path: Path):
+def test_labels_that_come_later_have_their_panel(tmp_path: Path):
     target = np.full(SIZE, 2, np.uint8)
     write(tmp_path / 'v.mp4', [frame(record(n, n / 10), target=target if n == 3 else None,
-                                     size=SIZE) for n in range(6)])
+                                     size=SIZE) for n in range(6)], labeled=True)
     shown = decoded(tmp_path / 'v.mp4')
     assert len(shown) == 6 and shown[0][1].shape[1] == 4 * PANEL
     assert middle(shown[5][1], 3).max() < 12  # no label: black
@@ -75,7 +76,7 @@ def test_frames_after_a_jump_back_are_kept(tmp_path: Path):
 
 
 def test_a_camera_that_changes_its_size_keeps_its_panel(tmp_path: Path):
-    write(tmp_path / 'v.mp4', [frame(record(0, 0.0), size=SIZE)] * 31 + [
+    write(tmp_path / 'v.mp4', [frame(record(0, 0.0), size=SIZE)] * 2 + [
         frame(record(1, 1.0), size=(100, 100))])
     assert {picture.shape for _, picture in decoded(tmp_path / 'v.mp4')} == {
         (STRIP + HEIGHT, 3 * PANEL, 3)}
