@@ -40,9 +40,13 @@ def verdict(change: Mapping[str, Any]) -> tuple[str, str]:
     if not there(change['miou_change']):
         if not there(change.get('agreement')):
             return '', 'Nothing can be compared.'
+        if change['agreement'] == 1.0:
+            return '', 'Both give the same masks.'
         return '', (f'Both agree on {share(change["agreement"])} of the pixels; without labels '
                     'nobody can tell which is better.')
     value, bounds = change['miou_change'], change['interval']
+    if value == 0 and change.get('agreement') == 1.0:
+        return '', 'Both give the same masks.'
     size = f'{abs(100 * value):.1f} points'
     if not bounds:
         side = 'higher' if value > 0 else 'lower'

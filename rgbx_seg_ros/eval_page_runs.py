@@ -80,8 +80,11 @@ def _streams(view: View, report: Mapping[str, Any]) -> str:
     offset = report.get('clock_offset_ms')
     note = ('Jitter is how unevenly the stamps follow each other; a gap is more than 2.5 usual '
             'distances without a frame; arrival is reception minus stamp.')
-    if there(offset):
-        note += f' The clocks of the two cameras seem to differ by {offset:.1f} ms.'
+    if there(offset) and abs(offset) >= 1.0:
+        side = 'ahead of' if offset > 0 else 'behind'
+        note += (f' Of images that arrive together, the stamps of {text(view.modality)} are '
+                 f'{abs(offset):.1f} ms {side} those of RGB: a longer way to the recorder, or '
+                 'another clock.')
     body = table(('stream', 'frames', 'rate', 'jitter', 'gaps', 'longest gap', 'undecodable',
                   'arrival, median', 'arrival, 95 %'), rows)
     return body + f'<p class="note">{note}</p>' if body else ''

@@ -24,6 +24,7 @@ COLUMNS = 480  # of a line; more values than these are drawn as mean and band
 DOTTED = 120  # values up to which each has its dot
 GAP = 2.5  # median distances without a value, after which a line is interrupted
 BINS = 40
+LEAST_SHARE = 1e-4  # of the pixels, for a bin of confidences to be on the line
 
 
 class Axis(NamedTuple):
@@ -172,8 +173,11 @@ def reliability(bins: Sequence[tuple[float, float, int]], height: int = 260) -> 
     marks = [f'<path class="mark" d="M0 {UNITS}L{UNITS} 0"/>']
     filled = [one for one in bins if one[2]]
     points = [(UNITS * confidence, UNITS * (1 - accuracy)) for confidence, accuracy, _ in filled]
-    marks.append('<path class="line first" d="M' + 'L'.join(
-        f'{a:.0f} {b:.0f}' for a, b in points) + '"/>' if len(points) > 1 else '')
+    # A handful of pixels would throw the line about.
+    firm = [f'{a:.0f} {b:.0f}' for (a, b), (_, _, pixels) in zip(points, filled, strict=True)
+            if pixels >= LEAST_SHARE * total]
+    if len(firm) > 1:
+        marks.append(f'<path class="line first" d="M{"L".join(firm)}"/>')
     for (a, b), (confidence, accuracy, pixels) in zip(points, filled, strict=True):
         size = 5 + 17 * math.sqrt(pixels / total)
         marks.append(f'<path class="dot first" style="stroke-width:{size:.1f}px" '

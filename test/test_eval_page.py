@@ -201,6 +201,7 @@ def test_two_bundles_are_compared_first(tmp_path: Path):
      'No difference can be told: +0.4 points, 95 % interval −0.9 to +1.7.'),
     (0.004, None, '', 'mIoU is 0.4 points higher, on too few moments to tell whether that is '
      'chance.'),
+    (0.0, [0.0, 0.0], '', 'No difference can be told: +0.0 points, 95 % interval +0.0 to +0.0.'),
     (None, None, '', 'Both agree on 93.0 % of the pixels; without labels nobody can tell which is '
      'better.')])
 def test_verdict_is_as_sure_as_the_interval(change: Any, bounds: Any, tone: str, words: str):
