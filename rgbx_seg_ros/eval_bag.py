@@ -186,7 +186,10 @@ def _evaluate(args: Namespace, settings: EvalSettings, tasks: Sequence[Task]
     with (Progress(sum(task.expected for task in tasks)) as progress,
           open_pool(settings, args.jobs, args.cluster, progress.tell) as pool):
         tasks = [replace(task, key=key_of(task.bag, settings, pool.bundles)) for task in tasks]
-        due = []
+        due, others = [], {path.name for path in tasks[0].folder.parent.glob('[!.]*')}
+        if others := others - {task.name for task in tasks}:
+            progress.tell(f'{args.out / BAGS}: results of {len(others)} bag(s) that were not given '
+                          f'now, such as {min(others)}, stay there and are not in the report.')
         for task in tasks:
             if not args.force and read_key(task.folder) == task.key:
                 progress.tell(f'{task.name}: done already, its result is kept.')

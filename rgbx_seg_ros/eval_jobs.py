@@ -57,7 +57,10 @@ class Pool(Protocol):
     bundles: list[dict[str, Any]]
 
     def run(self, tasks: Sequence[Task], done: Done) -> dict[str, str]:
-        """Evaluate bags; return the reasons of those that failed, by name."""
+        """Evaluate bags; return the reasons of those that failed, by name.
+
+        At the end of each bag `done` hears of all its expected pairs, be they there or not.
+        """
 
 
 @contextmanager
@@ -90,9 +93,12 @@ class _Here:
 
     def run(self, tasks: Sequence[Task], done: Done) -> dict[str, str]:
         """Evaluate the bags in this order."""
-        reasons = {task.name: attempt(self._evaluator, task, self._tell, partial(done, task.name))
-                   for task in tasks}
-        return {name: reason for name, reason in reasons.items() if reason}
+        reasons: dict[str, str] = {}
+        for task in tasks:
+            if reason := attempt(self._evaluator, task, self._tell, partial(done, task.name)):
+                reasons[task.name] = reason
+            done(task.name, task.expected)
+        return reasons
 
 
 def attempt(evaluator: Evaluator, task: Task, tell: Tell, done: Callable[[int], None]) -> str:
@@ -210,6 +216,7 @@ class _Slots:
                     slot.end()
                     if lost := self._busy.pop(slot, None):
                         reasons[lost.name] = f'{lost.bag}: {error}'
+                        done(lost.name, lost.expected)
             if not told:
                 time.sleep(LOOK_S)
         return {name: reason for name, reason in reasons.items() if reason}
@@ -231,7 +238,9 @@ class _Slots:
             elif kind == 'pairs':
                 done(self._busy[slot].name, value)
             elif kind == 'ended':
-                reasons[self._busy.pop(slot).name] = value
+                task = self._busy.pop(slot)
+                reasons[task.name] = value
+                done(task.name, task.expected)
             elif kind == 'refused':
                 raise Died(value)
             else:

@@ -116,6 +116,13 @@ def test_what_is_done_is_kept_until_something_that_decides_it_changes(run, made,
         assert code == 0 and err == '' and all(a > b for a, b in zip(times(), before, strict=True))
 
 
+def test_results_of_other_bags_stay_and_are_told(run, tmp_path):
+    run()
+    code, out, err = run(bags=('two',))
+    assert code == 0 and 'results of 1 bag(s)' in err and 'such as one' in err
+    assert '7 pairs of 1 bag(s)' in out and (tmp_path / 'out/bags/one/result.json').exists()
+
+
 def test_a_damaged_result_is_evaluated_anew(run, tmp_path):
     run()
     (tmp_path / 'out/bags/one/result.json').write_text('{"key": ')
