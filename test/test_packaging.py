@@ -28,8 +28,8 @@ KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml
 # Modules of no apt package -> distribution of PyPI, where they differ.
 WHEELS = {'cv2': 'opencv-python-headless', 'yaml': 'PyYAML', 'tensorrt_rtx': 'tensorrt-rtx',
           'rerun': 'rerun-sdk', 'rgbx_seg_train': 'rgbx-seg-train'}
-# Keys that no file imports: what replay.launch.py plays with, the generators, what has them.
-NOT_IMPORTED = {'ros2bag', 'ros2topic', 'rosbag2_storage_default_plugins', 'rosbag2_storage_mcap',
+# Keys that no file names: what `ros2 launch` and `ros2 bag play` need, and the generators.
+NOT_IMPORTED = {'ros2launch', 'rosbag2_storage_default_plugins', 'rosbag2_storage_mcap',
                 'ament_cmake', 'ament_cmake_python', 'ament_cmake_pytest',
                 'rosidl_default_generators', 'rosidl_default_runtime', 'python3-pytest-timeout'}
 
@@ -76,13 +76,34 @@ def test_each_import_of_the_runtime_is_a_key_of_rosdep_or_a_requirement_of_the_w
     assert missing == set()
 
 
+def started():
+    """Return the packages whose command the launch files start: `ros2 bag` is of ros2bag."""
+    texts = [path.read_text() for path in (ROOT / 'launch').iterdir() if path.suffix == '.py']
+    return {f'ros2{verb}' for text in texts for verb in re.findall(r"'ros2', '(\w+)'", text)}
+
+
+def test_each_command_that_a_launch_file_starts_is_a_key_of_rosdep():
+    assert started() and started() <= keys('exec_depend')
+
+
 def test_each_key_of_rosdep_is_imported_or_told_why_not():
     modules = imported('rgbx_seg_ros', 'launch', 'test', 'demo', 'msg')
     modules |= set(re.findall(r'^([a-z_0-9]+)/', ''.join(
         path.read_text() for path in (ROOT / 'msg').glob('*.msg')), re.MULTILINE))
-    used = {KEYS.get(module, module) for module in modules} | NOT_IMPORTED
+    used = {KEYS.get(module, module) for module in modules} | started() | NOT_IMPORTED
     declared = keys('depend', 'exec_depend', 'buildtool_depend', 'test_depend')
     assert declared - used == set()
+
+
+def test_package_xml_is_valid_and_names_nothing_twice():
+    package = pytest.importorskip('catkin_pkg.package', reason='comes with colcon')
+    warnings = []
+    read = package.parse_package(str(ROOT), warnings=warnings)
+    read.validate(warnings=warnings)
+    assert (read.name, read.package_format, warnings) == ('rgbx_seg', 3, [])
+    for kind in (read.exec_depends, read.build_depends, read.test_depends):
+        names = [each.name for each in kind]
+        assert len(names) == len(set(names))
 
 
 def test_cmake_finds_what_package_xml_lets_it_build_with():
