@@ -51,14 +51,19 @@ def test_all_places_tell_the_version_of_the_runtime():
     assert (done.stdout.strip(), done.stderr) == (rgbx_seg_ros.__version__, '')
 
 
-def test_changelog_is_read_by_the_tools_of_ros():
+def test_changelog_is_read_by_the_tools_of_ros(copy):
     changelog = pytest.importorskip('catkin_pkg.changelog', reason='comes with colcon')
-    read = changelog.get_changelog_from_path(str(ROOT), 'rgbx_seg')
+    head = (copy / 'CHANGELOG.rst').read_text().partition('Forthcoming\n')[2]
+    if head:  # they read changes only once they have a number
+        assert release('99.0.0', '--date', '2099-01-31', root=copy).returncode == 0
+    read = changelog.get_changelog_from_path(str(copy), 'rgbx_seg')
     assert read.package_name == 'rgbx_seg'
-    for version, date, changes in read.foreach_version():
-        assert version == changelog.FORTHCOMING_LABEL.capitalize() or date, version
-        assert changes, version
-        assert '' not in [str(change).strip() for change in changes]
+    versions = list(read.foreach_version())
+    assert versions
+    for version, date, changes in versions:
+        assert date and [type(change).__name__ for change in changes] == ['BulletList'], version
+    written = (copy / 'CHANGELOG.rst').read_text().count('\n* ')
+    assert sum(len(changes[0].bullets) for *_, changes in versions) == written
 
 
 def test_release_gives_one_number_to_all_places_and_to_the_changes(copy):
