@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,7 +50,10 @@ def seconds(stamp_ns: int) -> str:
 
 
 class Decoder:
-    """Turns label pictures into class ids of a bundle, uint8 (H, W), 255 = not labeled."""
+    """Turns label pictures into class ids of a bundle, uint8 (H, W), 255 = not labeled.
+
+    Several threads may use one.
+    """
 
     def __init__(self, classes: Iterable[ClassInfo], palette: Path | None = None) -> None:
         """Take the colors of `palette`, a YAML of class name or id -> color, or the classes' own.
@@ -131,8 +135,8 @@ class Decoder:
         return self._ids[at]
 
     def _set_colors(self, colors: Mapping[int, int]) -> None:
-        self._keys = np.array(sorted(colors), np.uint32)
         self._ids = np.array([colors[key] for key in sorted(colors)], np.uint8)
+        self._keys = np.array(sorted(colors), np.uint32)  # last: other threads look for them
 
 
 def _pack(picture: Image) -> NDArray[np.uint32]:
@@ -226,8 +230,8 @@ class FolderLabels:
         self._files.sort()
         self.found = len(self._files)
 
-    def take(self, stamp_ns: int) -> Image | None:
-        """Return the label of the RGB frame with this stamp, if there is one."""
+    def take(self, stamp_ns: int) -> Callable[[], Image] | None:
+        """Return what reads the label of the RGB frame with this stamp, if there is one."""
         if stamp_ns <= 0:
             return None
         at = bisect_left(self._files, stamp_ns, key=lambda file: file.stamp_ns)
@@ -236,8 +240,8 @@ class FolderLabels:
                 if abs(file.stamp_ns - stamp_ns) < file.tolerance_ns]
         if not near:
             return None
-        return self._decoder.of_file(
-            min(near, key=lambda file: abs(file.stamp_ns - stamp_ns)).path)
+        nearest = min(near, key=lambda file: abs(file.stamp_ns - stamp_ns))
+        return partial(self._decoder.of_file, nearest.path)
 
     def where(self, stamp_ns: int) -> str:
         """Return what an error calls the label of a frame."""
@@ -290,13 +294,13 @@ class TopicLabels:
         """Return whether the label of a frame is here."""
         return stamp_ns in self._waiting
 
-    def take(self, stamp_ns: int) -> Image | None:
-        """Return the label of the RGB frame with this stamp, if it has come; once."""
+    def take(self, stamp_ns: int) -> Callable[[], Image] | None:
+        """Return what decodes the label of the frame with this stamp, if it has come; once."""
         if stamp_ns not in self._waiting:
             return None
         message = self._waiting[stamp_ns][2]
         self._drop(stamp_ns, lost=False)
-        return self._decoder.of_message(message, self.where(stamp_ns))
+        return partial(self._decoder.of_message, message, self.where(stamp_ns))
 
     def forget(self, before_ns: int, most_bytes: int) -> None:
         """Drop the labels received before a time, then the oldest beyond an amount of memory."""

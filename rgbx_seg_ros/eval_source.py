@@ -8,10 +8,9 @@ is polled in between as the node polls it. So nothing depends on a clock, and no
 
 from __future__ import annotations
 
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from rgbx_seg_ros.bag import MessageError, RawMessage, read_messages, to_image
 from rgbx_seg_ros.degraded import Feed
 from rgbx_seg_ros.depth_images import DepthImages
 from rgbx_seg_ros.eval_calibration import Calibration, Kinds
+from rgbx_seg_ros.eval_decoding import Decoded, Waiting, decode, rgb_stamp
 from rgbx_seg_ros.eval_frames import BagPair
 from rgbx_seg_ros.eval_labels import Decoder, FolderLabels, TopicLabels
 from rgbx_seg_ros.eval_settings import EvalSettings
@@ -38,6 +38,7 @@ Floats = NDArray[np.float32]
 POLL_NS = 20_000_000  # as the node's intake, where nothing arrives
 PATIENCE_NS = 1_000_000_000  # longest wait within the pairer
 LABEL_WAIT_NS = 5_000_000_000  # how much later than its frame a label may come in the bag
+DECODERS = 3  # threads; OpenCV decodes beside Python, and a GPU waits for one alone
 MAX_WAITING_BYTES = 1 << 28  # of images that wait for their labels, and of labels for their images
 
 
@@ -52,21 +53,8 @@ def open_source(bag: Path, settings: EvalSettings, manifest: Manifest) -> BagSou
     return BagSource(bag, settings, manifest)
 
 
-@dataclass
-class _Waiting:
-    """A pair that waits for the label of its RGB frame."""
-
-    pair: Pair
-    stamp_ns: int  # header of the mask
-    frame_id: str
-    depth: Floats | None
-    received_ns: int
-    size: int  # bytes of its messages
-    passed: bool = False  # the label of a later frame has come
-
-
 class BagSource:
-    """Iterates the pairs of a bag, reading and decoding on the thread that asks."""
+    """Iterates the pairs of a bag, reading on the thread that asks and decoding on others."""
 
     def __init__(self, bag: Path, settings: EvalSettings, manifest: Manifest) -> None:
         """Find the topics and what the registration needs; raises RgbxSegError."""
@@ -89,7 +77,7 @@ class BagSource:
         self._feed = Feed(self._pair_settings.sync, self._pair_settings.degraded)
         self._depths = DepthImages(self._pair_settings.sync.max_skew_s)
         self._sync = SyncReport()
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._bytes = 0  # of what waits
         self._rgb_frame_id = ''
         self._number = self.labeled = 0
@@ -131,6 +119,11 @@ class BagSource:
         if self._calibration.depth_topic:
             takes[self._calibration.depth_topic] = self._take_depth
         takes.update(dict.fromkeys(self._calibration.watched, self._take_info))
+        with ThreadPoolExecutor(DECODERS, 'decode') as pool:
+            yield from self._decode_ahead(pool, self._read(takes))
+        self._tell_labels()
+
+    def _read(self, takes: Mapping[str, Callable[[RawMessage], None]]) -> Iterator[Waiting]:
         for raw in read_messages(self.bag, takes.keys()):
             try:
                 takes[raw.channel.topic](raw)
@@ -139,7 +132,18 @@ class BagSource:
             yield from self._ready(raw.received_ns)
         self._hold(self._feed.flush())
         yield from self._ready(None)
-        self._tell_labels()
+
+    def _decode_ahead(self, pool: ThreadPoolExecutor, found: Iterator[Waiting]
+                      ) -> Iterator[BagPair]:
+        """Yield the pairs in order, while those that follow are being decoded."""
+        ahead: deque[tuple[Waiting, Future[Decoded]]] = deque()
+        for waiting in found:
+            ahead.append((waiting, pool.submit(decode, waiting)))
+            if len(ahead) > DECODERS:
+                first, future = ahead.popleft()
+                yield from self._finish(first, future.result())
+        for first, future in ahead:
+            yield from self._finish(first, future.result())
 
     def sync(self) -> dict[str, Any]:
         """Return how the two streams fit, of what was iterated, for the report."""
@@ -184,7 +188,7 @@ class BagSource:
         self._labels.forget(label.received_ns - LABEL_WAIT_NS, MAX_WAITING_BYTES)
         if self._sync.in_order('label'):
             for waiting in self._waiting:
-                waiting.passed |= _rgb_stamp(waiting.pair) < label.stamp_ns
+                waiting.passed |= rgb_stamp(waiting.pair) < label.stamp_ns
 
     def _take_depth(self, raw: RawMessage) -> None:
         self._depths.add(to_image(raw).message)
@@ -201,47 +205,42 @@ class BagSource:
             size = sum(memoryview(image.message.data).nbytes for image in images)
             stamp_ns, frame_id = self._header(pair)
             depth = self._depth(stamp_ns) if self._calibration.depth_topic else None
-            self._waiting.append(_Waiting(pair, stamp_ns, frame_id, depth,
+            self._waiting.append(Waiting(pair, stamp_ns, frame_id, depth,
                                           max(image.received_ns for image in images), size))
             self._bytes += size
 
-    def _ready(self, now: int | None) -> Iterator[BagPair]:
+    def _ready(self, now: int | None) -> Iterator[Waiting]:
         """Yield the pairs whose labels are there or will not come; all if `now` is None."""
         while self._waiting and (now is None or self._is_settled(self._waiting[0], now)):
             waiting = self._waiting.popleft()
             self._bytes -= waiting.size
-            pair = self._decode(waiting)
-            if pair is not None:
-                self._sync.pair(pair)
-                self._number += 1
-                yield pair
+            if self._labels is not None and (stamp_ns := rgb_stamp(waiting.pair)) > 0:
+                waiting.read_target = self._labels.take(stamp_ns)
+            yield waiting
 
-    def _is_settled(self, waiting: _Waiting, now: int) -> bool:
+    def _is_settled(self, waiting: Waiting, now: int) -> bool:
         labels = self._labels
-        if not isinstance(labels, TopicLabels) or _rgb_stamp(waiting.pair) <= 0:
+        if not isinstance(labels, TopicLabels) or rgb_stamp(waiting.pair) <= 0:
             return True
-        return (_rgb_stamp(waiting.pair) in labels or labels.is_over or waiting.passed
+        return (rgb_stamp(waiting.pair) in labels or labels.is_over or waiting.passed
                 or now > waiting.received_ns + LABEL_WAIT_NS or self._bytes > MAX_WAITING_BYTES)
 
-    def _decode(self, waiting: _Waiting) -> BagPair | None:
-        """Return the pair with its pixels, None, counted, where the node would skip it."""
-        began = time.perf_counter()
+    def _finish(self, waiting: Waiting, decoded: Decoded) -> Iterator[BagPair]:
+        """Yield the pair with its pixels; nothing, but count it, where the node would skip it."""
+        if decoded.fault is not None:
+            self._skip(*decoded.fault)
+            return
         pair = waiting.pair
         rgb, aux = (frame.data if frame else None for frame in pair[:2])
-        stream = 'rgb'
-        try:
-            pixels = incoming.to_rgb(rgb.message) if rgb else None
-            stream = 'aux'
-            values = incoming.to_array(aux.message) if aux else None
-        except ImageError as error:
-            self._skip(stream, error)
-            return None
-        decoded_ms = (time.perf_counter() - began) * 1e3
-        target = self._target(pair, pixels)
-        return BagPair(
-            self._number, pixels, values, aux.encoding if aux else '', waiting.depth, target,
-            waiting.stamp_ns, waiting.frame_id, rgb.stamp_ns if rgb else 0,
-            aux.stamp_ns if aux else 0, waiting.received_ns, pair.skew_ns, pair.state, decoded_ms)
+        self._check_target(decoded, rgb_stamp(pair))
+        done = BagPair(
+            self._number, decoded.rgb, decoded.aux, aux.encoding if aux else '', waiting.depth,
+            decoded.target, waiting.stamp_ns, waiting.frame_id, rgb.stamp_ns if rgb else 0,
+            aux.stamp_ns if aux else 0, waiting.received_ns, pair.skew_ns, pair.state,
+            decoded.decode_ms)
+        self._sync.pair(done)
+        self._number += 1
+        yield done
 
     def _header(self, pair: Pair) -> tuple[int, str]:
         """Return stamp and frame of the mask, as the node's CameraPair writes its header."""
@@ -252,21 +251,16 @@ class BagSource:
         assert pair.aux is not None
         return pair.aux.stamp_ns, self._rgb_frame_id
 
-    def _target(self, pair: Pair, pixels: NDArray[np.uint8] | None) -> NDArray[np.uint8] | None:
-        """Return the label of the RGB frame, unless that is an old one which is held."""
-        stamp_ns = _rgb_stamp(pair)
-        if self._labels is None or pixels is None or stamp_ns <= 0:
-            return None
-        target = self._labels.take(stamp_ns)
-        if target is None:
-            return None
-        if target.shape != pixels.shape[:2]:
+    def _check_target(self, decoded: Decoded, stamp_ns: int) -> None:
+        if decoded.target is None or decoded.rgb is None or self._labels is None:
+            return
+        target, shape = decoded.target, decoded.rgb.shape
+        if target.shape != shape[:2]:
             raise RgbxSegError(
                 f'{self.bag}: {self._labels.where(stamp_ns)} is {target.shape[1]}x'
-                f'{target.shape[0]}, expected {pixels.shape[1]}x{pixels.shape[0]} as the frame on '
+                f'{target.shape[0]}, expected {shape[1]}x{shape[0]} as the frame on '
                 f'{self.topics.rgb} has; resize it by nearest neighbor.')
         self.labeled += 1
-        return target
 
     def _depth(self, stamp_ns: int) -> Floats | None:
         """Return the depth at a stamp in meters; None, told, if there is none."""
@@ -291,8 +285,3 @@ class BagSource:
         if self._labels is not None and not self.labeled:
             self._note(f'none of the {self._labels.found} labels has the stamp of an RGB frame in '
                        f'a pair; expected the header of {self.topics.rgb}, to the nanosecond.')
-
-
-def _rgb_stamp(pair: Pair) -> int:
-    """Return the stamp of an RGB frame that was not seen before, else 0."""
-    return pair.rgb.stamp_ns if pair.rgb is not None and pair.state != 'hold_rgb' else 0

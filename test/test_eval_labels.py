@@ -141,7 +141,7 @@ def test_a_file_belongs_to_the_frame_of_its_stamp(tmp_path, name, fits, not_fits
     (tmp_path / 'README.txt').write_text('x')
     labels = FolderLabels(tmp_path, Decoder(CLASSES))
     for offset in fits:
-        np.testing.assert_array_equal(labels.take(STAMP + offset), IDS)
+        np.testing.assert_array_equal(labels.take(STAMP + offset)(), IDS)
     assert [labels.take(STAMP + offset) for offset in not_fits] == [None] * len(not_fits)
     assert labels.take(0) is None and labels.found == 1
 
@@ -155,7 +155,7 @@ def test_the_nearest_of_two_names_wins(tmp_path):
     for name, value in (('5.000', 1), ('5.001', 2)):
         cv2.imwrite(str(tmp_path / f'{name}.png'), np.full((2, 2), value, np.uint8))
     labels = FolderLabels(tmp_path, Decoder(CLASSES))
-    assert [labels.take(5_000_000_000 + offset).max() for offset in (
+    assert [labels.take(5_000_000_000 + offset)().max() for offset in (
         0, 400_000, 600_000, 1_000_000, 1_400_000)] == [1, 1, 2, 2, 2]
 
 
@@ -175,7 +175,7 @@ def test_a_missing_folder_and_a_jpeg_in_it_are_one_sentence(tmp_path):
     cv2.imwrite(str(tmp_path / '17.jpg'), IDS)
     labels = FolderLabels(tmp_path, Decoder(CLASSES))
     with pytest.raises(RgbxSegError, match=r'17\.jpg is a JPEG') as caught:
-        labels.take(17)
+        labels.take(17)()
     assert str(Path(tmp_path) / '17.jpg') in str(caught.value)
 
 
@@ -184,7 +184,7 @@ def test_labels_of_a_topic_wait_within_bounds():
     for stamp in (10, 20, 30):
         labels.add(stamp, stamp + 1, raw(IDS, 'mono8'))
     assert 20 in labels and not labels.is_over
-    np.testing.assert_array_equal(labels.take(20), IDS)
+    np.testing.assert_array_equal(labels.take(20)(), IDS)
     assert labels.take(20) is None  # once
     labels.forget(before_ns=20, most_bytes=1000)
     assert 10 not in labels and 30 in labels and labels.lost == 1
@@ -193,4 +193,4 @@ def test_labels_of_a_topic_wait_within_bounds():
     labels.add(40, 41, raw(np.full((2, 2), 9, np.uint8), 'mono8'))
     assert labels.is_over
     with pytest.raises(RgbxSegError, match=r'the label on /gt at 0\.000000040 s holds the id 9'):
-        labels.take(40)
+        labels.take(40)()
