@@ -23,9 +23,10 @@ SHORTEST = 64  # of the other; DISOpticalFlow reads beyond the ends of images of
 MAX_GAP_NS = 500_000_000  # frames further apart show too little of the same
 STRUCTURE = 9  # pixels; what differs from its mean over so many is structure
 LEAST_STRUCTURE = 1.0  # gray levels, root mean square; below is nothing but rounding
-UNEXPLAINED = 0.75  # of the energy of the structure, at most; noise alone leaves 1.1 to 2
 OUTLIER = 4.5  # medians of the residual: three standard deviations if it is normal
-LEAST_SHARE = 0.25  # of all places, or the flow is of no use
+NEIGHBORHOOD = 31  # pixels in which a flow has to explain the structure
+UNEXPLAINED = 0.5  # of the energy of the structure there, at most; noise alone leaves 1.1 to 2
+LEAST_SHARE = 0.4  # of all places, or the flow is of no use: by day 0.8, of lamps in the dark 0.2
 
 
 class Motion(NamedTuple):
@@ -102,11 +103,9 @@ class MotionTracker:
         ranks = np.cumsum(value_counts(residual)[:255])
         median = int(np.searchsorted(ranks, ranks[-1] / 2))
         most = min(int(OUTLIER * median) + 2, 254)  # 2: of the rounding
-        trusted = cv2.threshold(residual, most, 255, cv2.THRESH_BINARY_INV)[1]
+        fits = cv2.threshold(residual, most, 255, cv2.THRESH_BINARY_INV)[1]
+        trusted = cv2.bitwise_and(fits, _explained(cv2.bitwise_and(residual, fits), structure))
         if cv2.countNonZero(trusted) < LEAST_SHARE * now.size:
-            return None
-        left = cv2.norm(residual, cv2.NORM_L2SQR, trusted)
-        if left > UNEXPLAINED * cv2.norm(structure, cv2.NORM_L2SQR, trusted):
             return None
         return came, trusted
 
@@ -134,6 +133,17 @@ def _reduced(image: Image, size: tuple[int, int]) -> Image:
         means = cv2.blur(image, (times, times))[start::times, start::times]
         image = np.ascontiguousarray(means[:height // times, :width // times])
     return image if image.shape == size[::-1] else cv2.resize(image, size)
+
+
+def _explained(residual: Image, structure: Image) -> Image:
+    """Return 255 where a residual (h, w) is small against the structure around, else 0.
+
+    Not over the image as a whole: a few lamps in the dark hold most of the energy, and would vouch
+    for a flow that is made up of noise everywhere else.
+    """
+    window = (NEIGHBORHOOD, NEIGHBORHOOD)
+    left, whole = (cv2.sqrBoxFilter(image, cv2.CV_32F, window) for image in (residual, structure))
+    return cv2.compare(left, whole * UNEXPLAINED, cv2.CMP_LE)
 
 
 def _residual(now: Image, then: Image) -> Image:

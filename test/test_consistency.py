@@ -98,6 +98,18 @@ def test_in_the_dark_the_aux_image_tells_the_motion():
     assert motion.source == 'aux' and kept(motion, before, label) > 0.98
 
 
+def test_a_few_lamps_in_the_dark_do_not_vouch_for_the_flow_of_noise_around_them():
+    rng = np.random.default_rng(5)
+    (first, before), (second, label) = two_frames((15, -6))
+    lamps = np.full((HEIGHT + 80, WIDTH + 80), 6.0)
+    for x, y in rng.integers(60, 260, (6, 2)):
+        lamps[y:y + 7, x:x + 5] = 250
+    night = [camera(crop(lamps, *move), rng) for move in ((0, 0), (15, -6))]
+    motion = follow(*night, (first[..., 0], second[..., 0]))
+    assert motion.source == 'aux' and kept(motion, before, label) > 0.98
+    assert follow(*night, [dark(rng)[..., :1] for _ in range(2)]) is None
+
+
 def test_an_aux_image_of_another_size_tells_the_same():
     rng = np.random.default_rng(1)
     (first, before), (second, label) = two_frames((16, -8))
