@@ -109,14 +109,18 @@ def attempt(evaluator: Evaluator, task: Task, tell: Tell, done: Callable[[int], 
             evaluator(task.bag, task.name, task.key, folder, done).save(folder)
     except RgbxSegError as error:
         return str(error)
-    except Exception as error:  # a fault of ours, or want of memory or disk: the others go on
-        if not isinstance(error, (OSError, MemoryError)):
-            tell(traceback.format_exc())
-        reason = str(error).split('\n')[0].rstrip('.')
-        return (f'{task.bag}: the evaluation broke off ({type(error).__name__}'
-                f'{": " if reason else ""}{reason}), expected it to end; see that disk and memory '
-                'suffice, and run it again.')
+    except (OSError, MemoryError) as error:
+        return (f'{task.bag}: the evaluation broke off ({_reason(error)}), expected room on the '
+                'disk of --out, and memory; make some, and run it again.')
+    except Exception as error:  # a fault of ours must not stop the other bags
+        tell(traceback.format_exc())
+        return (f'{task.bag}: the evaluation broke off ({_reason(error)}), which is a fault of '
+                'rgbx_seg; please report it with the lines that were printed.')
     return ''
+
+
+def _reason(error: Exception) -> str:
+    return ': '.join(filter(None, (type(error).__name__, str(error).split('\n')[0].rstrip('.'))))
 
 
 def work(settings: EvalSettings, receive: Callable[[], Task | None],

@@ -5,6 +5,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -245,6 +246,24 @@ def test_other_storage_is_told_by_the_machine_that_lacks_it(bags, tmp_path):
             task = Task(bag, 'a', 'key', tmp_path / 'out' / BAGS / 'a', 8, held)
             with pytest.raises(RgbxSegError, match=words):
                 eval_jobs.check_storage(task)
+
+
+@pytest.mark.parametrize('error, words, traces', [
+    (OSError(28, 'No space left on device'), 'expected room on the disk', 0),
+    (MemoryError(), 'and memory', 0), (KeyError('x'), 'a fault of rgbx_seg', 1),
+    (RgbxSegError('the bag is short.'), '^the bag is short.$', 0)])
+def test_whatever_breaks_a_bag_becomes_one_sentence(tmp_path, error, words, traces):
+    told = []
+    (tmp_path / 'out').mkdir()
+    (tmp_path / 'bag').mkdir()
+    with locked(tmp_path / 'out') as token:
+        def broken(*_):
+            raise error
+
+        task = Task(tmp_path / 'bag', 'bag', 'k', tmp_path / 'out' / BAGS / 'bag', 1, token)
+        reason = eval_jobs.attempt(broken, task, told.append, lambda pairs: None)
+        assert list((tmp_path / 'out' / BAGS).iterdir()) == []
+    assert re.search(words, reason) and '\n' not in reason and len(told) == traces
 
 
 def test_news_of_pairs_is_sparing():
