@@ -1,6 +1,6 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate bags one by one, in several processes, or, through eval_ray.py, on a Ray cluster.
+"""Evaluate bags one by one, in several processes, or on a Ray cluster.
 
 Wherever a bag is evaluated, the same code does it with as many threads as an engine takes by
 itself: given fewer, OpenVINO rounds differently. Numbers thus do not depend on the way, as far as
@@ -10,19 +10,12 @@ the next one confidence of some ten thousands changes by 1 of 255.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import queue
-import signal
 import socket
-import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
 from rgbx_seg_ros import RgbxSegError, __version__
@@ -32,7 +25,6 @@ from rgbx_seg_ros.eval_tasks import Task, check_storage, new_folder
 
 LOOK_S = 0.05  # how often the dispatcher looks for news
 TELL_S = 0.1  # how often a process tells how far it is
-END_S = 5.0  # that a process gets to end by itself
 
 Done = Callable[[str, int], None]  # hears of a bag's name and how many of its pairs are done
 Tell = Callable[[str], None]
@@ -77,7 +69,9 @@ def open_pool(settings: EvalSettings, jobs: int, cluster: str, tell: Tell) -> It
               _Slots(start_actor, count, tell) as slots):
             yield slots
     elif jobs > 1:
-        with _Slots(partial(_Process, settings), jobs, tell) as slots:
+        from rgbx_seg_ros.eval_process import Process
+
+        with _Slots(partial(Process, settings), jobs, tell) as slots:
             yield slots
     else:
         with Evaluator(settings, tell) as evaluator:
@@ -264,66 +258,3 @@ class _Slots:
                 raise Died(f'{opened.machine} runs {own["name"]} by {found}, others by {other}, '
                            'expected the same engine everywhere; name one that all machines have '
                            'by --backend and --precision.')
-
-
-class _Process:
-    """A slot on this machine."""
-
-    def __init__(self, settings: EvalSettings) -> None:
-        # Spawned, not forked: a copy of a process that has opened engines or threads is unsound.
-        context = multiprocessing.get_context('spawn')
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(settings, theirs), daemon=True)
-        self._process.start()
-        theirs.close()
-
-    def start(self, task: Task) -> None:
-        """Hand it a bag; a process that is gone shows in its news."""
-        with suppress(OSError):
-            self._connection.send(task)
-
-    def news(self) -> list[News]:
-        """Return what came through the pipe."""
-        news: list[News] = []
-        try:
-            while self._connection.poll():
-                news.append(self._connection.recv())
-        except (EOFError, OSError):
-            if not news:
-                self._process.join(END_S)
-                raise Died(_how_it_ended(self._process.exitcode)) from None
-        return news
-
-    def end(self) -> None:
-        """End the process and wait for that."""
-        self._connection.close()  # which it hears of
-        self._process.join(END_S)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-
-
-def _how_it_ended(code: int | None) -> str:
-    if code == -signal.SIGKILL:
-        return ('the process was killed, as the system does where memory runs out; run it again '
-                'with fewer --jobs, what is done already is kept.')
-    how = f'by {signal.Signals(-code).name}' if code is not None and code < 0 else f'with {code}'
-    return (f'the process ended {how} before the bag did, expected a result; what it printed says '
-            'more: run it again, what is done already is kept.')
-
-
-def _serve(settings: EvalSettings, connection: Connection) -> None:
-    """Work for the process at the other end of a pipe; end with it, or when it closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the other end
-    os.dup2(sys.stderr.fileno(), 1)  # stdout is for the summary
-    tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
-
-    def listen() -> None:
-        try:
-            while True:
-                tasks.put(connection.recv())
-        except (EOFError, OSError):
-            os._exit(1)
-
-    threading.Thread(target=listen, daemon=True).start()
-    work(settings, tasks.get, connection.send)
