@@ -1,6 +1,6 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""`rgbx_play_bag BAG`: what `ros2 bag play` does, without ROS tools: every topic, on its own clock.
+"""`rgbx_play_bag BAG`: what `ros2 bag play` does, without ROS tools: every topic, at its times.
 
 It needs rclpy and the packages of the messages alone; options have the names that they have there.
 """

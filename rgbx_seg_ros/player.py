@@ -104,6 +104,8 @@ class Player:
         self._thread = Thread(target=self._read, name='look-ahead', daemon=True)
         if self._publishers:
             self._thread.start()
+        else:
+            self._look_ahead.put(None)
 
     @property
     def tracks(self) -> tuple[Track, ...]:
