@@ -15,7 +15,16 @@ from typing import Any
 from rgbx_seg_ros import eval_page_runs as runs
 from rgbx_seg_ros import eval_page_scores as scores
 from rgbx_seg_ros.eval_page_compare import comparison, verdict
-from rgbx_seg_ros.eval_page_parts import View, between, duration, milliseconds, number, share, there
+from rgbx_seg_ros.eval_page_parts import (
+    View,
+    between,
+    duration,
+    milliseconds,
+    number,
+    points,
+    share,
+    there,
+)
 from rgbx_seg_ros.eval_page_pictures import videos, worst_and_best
 from rgbx_seg_ros.eval_page_style import SCRIPT, STYLE
 from rgbx_seg_ros.eval_page_time import over_time
@@ -95,10 +104,10 @@ def _compared(view: View) -> list[Box]:
         tone, sentence = verdict(change)
         name = text(change['bundle'])
         if there(change['miou_change']):
-            value = f'{100 * change["miou_change"]:+.1f}'.replace('-', '−')
             before, after = (share(view.summary['scores'][at]['miou']) for at in (0, lane))
             told = {'good': 'better', 'bad': 'worse'}.get(tone, 'no difference can be told')
-            boxes.append((f'change of mIoU, {name}', f'{value} <small>points</small>',
+            boxes.append((f'change of mIoU, {name}',
+                          f'{points(change["miou_change"])} <small>points</small>',
                           f'from {before} to {after}: {told}'))
         elif there(change.get('agreement')):
             boxes.append((f'agreement, {name}', share(change['agreement']),

@@ -136,15 +136,15 @@ def milliseconds(value: Any) -> str:
 
 def points(value: float) -> str:
     """Return a change of a share in points, with its sign."""
-    return f'{100 * value:+.1f}'.replace('-', '−')
+    told = f'{100 * value:+.1f}'.replace('-', '−')
+    return '0.0' if told[1:] == '0.0' else told
 
 
 def between(interval: Sequence[float] | None, signed: bool = False) -> str:
     """Return an interval of shares in words, '' if there is none."""
     if not interval:
         return ''
-    low, high = ((f'{100 * bound:+.1f}' if signed else f'{100 * bound:.1f}').replace('-', '−')
-                 for bound in interval)
+    low, high = (points(bound) if signed else f'{100 * bound:.1f}' for bound in interval)
     return f'{low} to {high}' + ('' if signed else ' %')
 
 

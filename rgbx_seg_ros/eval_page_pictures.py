@@ -17,7 +17,9 @@ from rgbx_seg_ros.eval_page_parts import (
     View,
     details,
     per_bundle,
+    points,
     section,
+    share,
 )
 from rgbx_seg_ros.eval_pictures import RIGHT, UNKNOWN, WRONG
 from rgbx_seg_ros.eval_result import PICTURES, VIDEO_FILE, BagResult, FrameRecord
@@ -121,12 +123,14 @@ def _caption(view: View, result: BagResult, entry: Mapping[str, Any], bundle: st
     if record is None:
         return f'{where}frame {entry["number"]}'
     value = entry['value']
-    head = {'miou_change': f'{100 * value:+.1f} points of mIoU'.replace('-', '−')}.get(
-        entry['measure'], f'{WORDS.get(entry["measure"], "")} {100 * value:.1f} %')
+    head = f'{WORDS.get(entry["measure"], "")} {100 * value:.1f} %'
+    if entry['measure'] == 'miou_change':
+        head = (f'{points(value)} points of mIoU, {share(record.miou)} instead of '
+                f'{share(record.miou - value)}')
     parts = [f'<b>{text(head)}</b>', f'{record.time_s:.2f} s', f'frame {record.number}']
     for name, words in (('miou', 'mIoU {:.1%}'), ('confidence', 'confidence {:.0%}'),
                         ('consistency', 'consistency {:.0%}')):
-        if entry['measure'] != name and math.isfinite(getattr(record, name)):
+        if name not in entry['measure'] and math.isfinite(getattr(record, name)):
             parts.append(words.format(getattr(record, name)).replace('%', ' %'))
     for name, words in (('skew_ms', 'skew {:+.1f} ms'), ('brightness', 'brightness {:.0f}')):
         if math.isfinite(getattr(record, name)):

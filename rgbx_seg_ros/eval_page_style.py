@@ -20,7 +20,7 @@ nav a { text-decoration: none; } nav a:hover { text-decoration: underline; }
 th[data-sort] { cursor: pointer; } th[aria-sort] { color: var(--ink); }
 td, th { padding: 5px 10px; } .words { text-align: left; }
 td.words { white-space: normal; min-width: 15em; }
-td:first-child { overflow-wrap: break-word; min-width: 7.5em; max-width: 24em; }
+td:first-child { overflow-wrap: break-word; min-width: 8.5em; max-width: 24em; }
 td small { white-space: nowrap; color: var(--soft); }
 table.left td, table.left th { text-align: left; } table.left td { white-space: normal;
   overflow-wrap: anywhere; }
@@ -70,7 +70,8 @@ details { margin-bottom: 10px; } details > summary { margin-bottom: 6px; }
 .plot .third { stroke: var(--third); } .plot .band { stroke: none; opacity: .25; }
 .plot .band.first { fill: var(--first); } .plot .band.second { fill: var(--second); }
 .plot .band.third { fill: var(--third); } .plot .bar { stroke: none; }
-.square { max-width: 420px; }
+.square { max-width: 420px; } .square svg { overflow: visible; }
+.tile b { white-space: normal; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(380px, 100%), 1fr));
   gap: 14px; align-items: start; }
 .frames { display: grid; gap: 6px; margin-bottom: 4px;
@@ -108,7 +109,7 @@ video { max-height: 70vh; }
   .tiles { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 8px; }
   .tile { padding: 9px 11px; }
   .tile b { font-size: 21px; } .plot { grid-template-columns: 42px minmax(0, 1fr); }
-  .change { min-width: 130px; } .meter { min-width: 70px; } .verdict { font-size: 18px; } }
+  .change { min-width: 105px; } .meter { min-width: 70px; } .verdict { font-size: 18px; } }
 @media print { :root { color-scheme: light; --ink: #1c1f23; --soft: #565c66; --paper: #fff;
   --card: #fff; --line: #d5d9de; --first: #2f6fde; --second: #d9822b; --third: #2a9d76;
   --loss: #b3372f; } body { font-size: 12px; } main { max-width: none; padding: 0; }

@@ -21,6 +21,7 @@ from test_eval_pictures import frame, record
 from rgbx_seg_ros import eval_plots, eval_result
 from rgbx_seg_ros.eval_page import render
 from rgbx_seg_ros.eval_page_compare import verdict
+from rgbx_seg_ros.eval_page_parts import points
 from rgbx_seg_ros.eval_page_time import _columns, _picture
 from rgbx_seg_ros.eval_pictures import Gallery
 from rgbx_seg_ros.eval_result import BagResult, FrameRecord, LaneTotals
@@ -188,7 +189,7 @@ def test_two_bundles_are_compared_first(tmp_path: Path):
     assert page.sections[0] == 'comparison'
     assert verdict(change)[0] == 'bad' and verdict(change)[1] in page.text
     for one in change['per_class']:
-        assert page.row(one['name'])[2] == f'{100 * one["change"]:+.1f}'.replace('-', '−')
+        assert page.row(one['name'])[2] == points(one['change'])
     first = change['regressions'][0]
     assert [f'{first["time_s"]:.2f} s', str(first['number'])] in [row[:2] for row in page.rows]
 
@@ -201,7 +202,7 @@ def test_two_bundles_are_compared_first(tmp_path: Path):
      'No difference can be told: +0.4 points, 95 % interval −0.9 to +1.7.'),
     (0.004, None, '', 'mIoU is 0.4 points higher, on too few moments to tell whether that is '
      'chance.'),
-    (0.0, [0.0, 0.0], '', 'No difference can be told: +0.0 points, 95 % interval +0.0 to +0.0.'),
+    (0.0, [0.0, 0.0], '', 'No difference can be told: 0.0 points, 95 % interval 0.0 to 0.0.'),
     (None, None, '', 'Both agree on 93.0 % of the pixels; without labels nobody can tell which is '
      'better.')])
 def test_verdict_is_as_sure_as_the_interval(change: Any, bounds: Any, tone: str, words: str):
@@ -350,3 +351,9 @@ def test_stripes_show_shares_in_the_colors_of_the_classes():
     assert (columns[0] == red).all(1).mean() == pytest.approx(0.75, abs=0.01)
     assert (columns[1] == red).all(1).mean() == pytest.approx(0.25, abs=0.01)
     assert not columns[2][:, 3].any()  # nothing is told of this time
+
+
+@pytest.mark.parametrize(('value', 'words'), [(0.0123, '+1.2'), (-0.0123, '−1.2'),
+                                              (-0.0001, '0.0'), (0.0, '0.0')])
+def test_points_have_a_sign_unless_they_are_none(value: float, words: str):
+    assert points(value) == words
