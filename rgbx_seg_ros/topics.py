@@ -72,8 +72,9 @@ def choose_topics(found: Mapping[str, TopicInfo], modality: str = '', *, rgb: st
     if label == '' and ids:
         label = _choose(found, 'label', ids, [[w] for w in LABEL_WORDS])
     return Topics(
-        rgb or _choose(found, 'rgb', raw - labels - auxes - {aux}, [[w] for w in RGB_WORDS]),
-        aux or _choose(found, modality or 'aux', auxes - {rgb}, aux_ranks),
+        rgb or _choose(found, 'rgb', raw - labels - auxes - {aux, label},
+                       [[w] for w in RGB_WORDS]),
+        aux or _choose(found, modality or 'aux', auxes - {rgb, label}, aux_ranks),
         label or None)
 
 

@@ -59,3 +59,5 @@ def test_a_topic_without_messages_is_no_candidate():
 def test_a_topic_cannot_be_two_streams():
     with pytest.raises(TopicError, match='/cam0 is named twice'):
         choose_topics(topics('/cam0', '/cam1'), rgb='/cam0', aux='/cam0')
+    with pytest.raises(TopicError, match='no topic looks like rgb'):
+        choose_topics(topics('/rgb', '/thermal'), label='/rgb')
