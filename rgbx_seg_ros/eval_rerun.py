@@ -34,6 +34,9 @@ TELEMETRY = 'TELEMETRY_ENABLED'  # of the library, by OpenTelemetry
 NUMBERS = {'score': ('miou', 'accuracy', 'boundary_miou'),
            'certainty': ('confidence', 'consistency', 'agreement', 'aux_change'),
            'latency': ('decode_ms', 'thermal_ms', 'registration_ms', 'resize_ms', 'engine_ms')}
+# Of the lines of a plot, one bundle after the other; the library's own are hard to tell apart.
+COLORS = ((31, 119, 180), (255, 127, 14), (44, 160, 44), (214, 39, 40), (148, 103, 189),
+          (140, 86, 75), (227, 119, 194), (127, 127, 127), (188, 189, 34), (23, 190, 207))
 TITLES = {'score': 'Score', 'certainty': 'Confidence, consistency, agreement',
           'latency': 'Time by stage [ms]', 'skew': 'Skew, aux minus RGB [ms]'}
 
@@ -50,7 +53,7 @@ class RerunLog:
         self._rerun = _import()
         self._path, self._partial = path, path.with_name(f'{path.name}.part')
         self._classes, self._bundles, self._modality = classes, list(bundles), modality
-        self._has_target = False
+        self._has_target, self._state = False, ''
         self._last: dict[str, bool] = {}  # entity of an image -> whether the last pair had it
 
     def __enter__(self) -> RerunLog:
@@ -68,12 +71,14 @@ class RerunLog:
         infos = [rerun.AnnotationInfo(info.id, info.name, _paint(info)) for info in self._classes]
         infos.append(rerun.AnnotationInfo(UNLABELED, 'not labeled', (0, 0, 0, 0)))
         self._log('/', rerun.AnnotationContext(infos), static=True)
-        for bundle in self._bundles:
-            for group, names in NUMBERS.items():
-                for name in names:
-                    own = name.removesuffix('_ms').replace('_', ' ')
-                    title = own if len(self._bundles) == 1 else f'{own}, {bundle}'
-                    self._log([group, bundle, name], rerun.SeriesLines(names=title), static=True)
+        for group, names in NUMBERS.items():
+            lines = [(bundle, name) for bundle in self._bundles for name in names]
+            for index, (bundle, name) in enumerate(lines):
+                own = name.removesuffix('_ms').replace('_', ' ')
+                title = own if len(self._bundles) == 1 else f'{own}, {bundle}'
+                color = COLORS[index % len(COLORS)]
+                self._log([group, bundle, name], rerun.SeriesLines(names=title, colors=color),
+                          static=True)
         return self
 
     def add(self, frame: EvalFrame) -> None:
@@ -86,7 +91,9 @@ class RerunLog:
         self._log_image('rgb', pair.rgb)
         self._log_target(pair)
         self._log(['skew'], self._rerun.Scalars(pair.skew_ns / 1e6))
-        self._log(['state'], self._rerun.TextLog(pair.state))
+        if pair.state != self._state:
+            self._state = pair.state
+            self._log(['state'], self._rerun.TextLog(pair.state))
         for bundle, lane, record in zip(self._bundles, frame.lanes, frame.records, strict=True):
             self._log_lane(bundle, lane)
             self._log_numbers(bundle, record)
@@ -192,7 +199,7 @@ class RerunLog:
         states = shown.TextLogView(name='State', origin='/state')
         return shown.Blueprint(
             shown.Vertical(shown.Horizontal(*masks), shown.Horizontal(*images),
-                           shown.Horizontal(*plots, states), row_shares=[3, 2, 2]),
+                           shown.Horizontal(*plots, states), row_shares=[4, 3, 3]),
             shown.TimePanel(state='collapsed', timeline='bag_time'), auto_views=False,
             collapse_panels=True)
 
