@@ -65,7 +65,7 @@ def named_complaints(words: list[str]) -> Iterator[str]:
 def topic_complaints(text: str) -> Iterator[str]:
     """Yield names below ~/ or /segment/ that are neither topic nor service of the node."""
     there = {topic.name.removeprefix('~/') for topic in outputs()} | set(SERVICES)
-    named = re.findall(r'`~/([a-z_]+)`|/segment/([a-z_]+)', text)
+    named = re.findall(r'`~/([a-z_]+)`|/segment/([a-z_]+)(?![a-z_/])', text)
     yield from (f'the node has no ~/{name}.' for pair in named for name in pair
                 if name and name not in there)
 
