@@ -63,7 +63,7 @@ class MotionTracker:
         Takes rgb uint8 (H, W, 3), or (H, W) of its gray, and aux uint8 (h, w) or (h, w, C) of the
         same field of view.
         There is none after a gap, a jump of the stamps or a change of the size, and none in images
-        that are smaller than 64 pixels or four times as long as high.
+        whose shorter side is below SHORTEST, also once the longer one is reduced to LONGEST.
         """
         step = max(1, -(-max(rgb.shape[:2]) // LONGEST))
         size = max(1, rgb.shape[1] // step), max(1, rgb.shape[0] // step)
