@@ -32,9 +32,8 @@ def merge_sync(bags: Sequence[BagSync]) -> dict[str, Any]:
         return dict(bags[0].sync)
     merged: dict[str, Any] = _merge('', [(bag.sync, bag.duration_s) for bag in bags])
     skews = [skew for bag in bags for skew in bag.skews]
-    # As in the report of a bag: p95 and max are of the size, the others have the sign.
-    merged['skew_ms'] = {**spread(map(abs, skews)), 'p50': spread(skews)['p50'],
-                         'mean': mean(skews)}
+    # As in the report of a bag: percentiles are of the size, only the mean has the sign.
+    merged['skew_ms'] = {**spread(map(abs, skews)), 'mean': mean(skews)}
     return merged
 
 
