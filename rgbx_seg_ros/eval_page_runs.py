@@ -185,7 +185,8 @@ def bags(view: View) -> str:
         report = bag['sync']
         lost = sum(count for cause, count in (report.get('drops') or {}).items()
                    if cause not in HARMLESS)
-        rows.append((text(bag['name']), duration(bag['duration_s']), number(bag['pairs']),
+        seconds = f'<td data-v="{bag["duration_s"]:.3f}">{duration(bag["duration_s"])}</td>'
+        rows.append((text(bag['name']), seconds, number(bag['pairs']),
                      number(bag['scored'] or None), *cells,
                      milliseconds((report.get('skew_ms') or {}).get('p50')), number(lost)))
     head = ('bag', 'duration', 'pairs', 'with labels', *heads, 'skew, median', 'drops')

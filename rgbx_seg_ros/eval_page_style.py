@@ -113,7 +113,8 @@ video { max-height: 70vh; }
 @media print { :root { color-scheme: light; --ink: #1c1f23; --soft: #565c66; --paper: #fff;
   --card: #fff; --line: #d5d9de; --first: #2f6fde; --second: #d9822b; --third: #2a9d76;
   --loss: #b3372f; } body { font-size: 12px; } main { max-width: none; padding: 0; }
-  nav, video { display: none; } h2, h3 { break-after: avoid; }
+  nav, video { display: none; } h2, h3, h4, .lead { break-after: avoid; }
+  .frames { grid-template-columns: repeat(auto-fit, minmax(95px, 1fr)); }
   .card, tr, figure { break-inside: avoid; } .wide { overflow: visible; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
@@ -122,7 +123,8 @@ video { max-height: 70vh; }
 SCRIPT = """
 for (const table of document.querySelectorAll('table.sort')) {
   const value = (row, at) => { const cell = row.cells[at];
-    const text = cell.dataset.v ?? cell.textContent.trim().replace('\\u2212', '-');
+    const text = cell.dataset.v ?? cell.textContent.trim().replace('\\u2212', '-')
+      .replace(/(\\d)\\s(?=\\d{3})/g, '$1');
     const number = parseFloat(text); return Number.isNaN(number) ? text : number; };
   [...table.tHead.rows[0].cells].forEach((head, at) => { head.dataset.sort = '';
     head.onclick = () => { const down = head.getAttribute('aria-sort') !== 'descending';
