@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import queue
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,7 +63,9 @@ def open_cluster(settings: EvalSettings, address: str, jobs: int
         options: dict[str, Any] = {'address': address}
         if address == 'local':
             options |= {'num_cpus': max(jobs, 1), 'include_dashboard': False}
+        ended_by = signal.getsignal(signal.SIGTERM)
         ray.init(**options, logging_level=logging.ERROR, log_to_driver=False)
+        signal.signal(signal.SIGTERM, ended_by)  # Ray's own prints pages of addresses
     except Exception as error:  # ConnectionError, RuntimeError, ValueError, its own
         reason = _line(error, 0)
         raise RgbxSegError(f'--cluster {address} cannot be reached ({reason}), expected '
