@@ -24,7 +24,6 @@ from rgbx_seg_ros.degraded import Feed
 from rgbx_seg_ros.depth_images import DepthImages
 from rgbx_seg_ros.diagnostics import Report
 from rgbx_seg_ros.engine import EngineInfo
-from rgbx_seg_ros.eval_labels import Decoder
 from rgbx_seg_ros.health import Facts, Health, Timing
 from rgbx_seg_ros.images import ImageError
 from rgbx_seg_ros.intake import Intake
@@ -57,7 +56,6 @@ class CameraPair:
     """The topics and the state of one pair of cameras on a node."""
 
     _pipeline: Pipeline  # from `use` on
-    _labels: Decoder  # where there is a score
 
     def __init__(self, node: Any, settings: PairSettings, manifest: Manifest,
                  value: Callable[[str], Any], offer: Callable[[Work], None],
@@ -144,11 +142,10 @@ class CameraPair:
             self._subscribe(CameraInfo, f'{base}/camera_info', f'{stream}_info',
                             partial(self._on_info, stream))
         if self.settings.score.labels:
-            classes = self._pipeline.segmenter.manifest.classes
-            self._score = LiveScore(classes, self._tell_of_label)
-            self._labels = Decoder(classes)
+            self._score = LiveScore(self._pipeline.segmenter.manifest.classes,
+                                    lambda cause, text: self._tell(cause, 'label', text))
             kind, suffix = messages.INPUTS[self.settings.score.transport]
-            self._subscribe(kind, f'label/image_raw{suffix}', 'label', self._on_label)
+            self._subscribe(kind, f'label/image_raw{suffix}', 'label', self._score.add_message)
 
     def deactivate(self) -> None:
         """Forget the subscriptions, which the intake has withdrawn; the work in hand goes on."""
@@ -265,18 +262,6 @@ class CameraPair:
             self._info_faults[stream] = str(error)
         setattr(self._pipeline.registration, f'{stream}_camera', camera)
 
-    def _on_label(self, message: Any) -> None:
-        """Keep one label for its mask, to be read on another thread."""
-        assert self._score is not None
-        try:
-            messages.check_label(message)
-        except ImageError as error:
-            self._score.refuse(error)
-            return
-        self._score.add_label(messages.stamp_ns(message.header),
-                              partial(self._labels.of_message, message, 'a label'),
-                              len(message.data))
-
     def poll(self) -> None:
         """Hand over the pairs whose frames have waited long enough."""
         self._hand_over(self.feed.poll(hold_ns(self._node)))
@@ -379,10 +364,6 @@ class CameraPair:
         """Count what cannot be used, and say why the first time."""
         self.health.drop(cause, stream=stream)
         self._tell(cause, stream, f'{sentence} Skipped; more of this kind are only counted.')
-
-    def _tell_of_label(self, cause: str, sentence: str) -> None:
-        """Log why a label is refused; its numbers stand in the diagnostics."""
-        self._tell(cause, 'label', f'{sentence} More of this kind are only counted.')
 
     def _tell(self, cause: str, stream: str, sentence: str) -> None:
         """Log a warning, once per cause and stream."""

@@ -12,13 +12,15 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros import RgbxSegError, incoming
+from rgbx_seg_ros.eval_labels import Decoder
 from rgbx_seg_ros.images import ImageError
 from rgbx_seg_ros.manifest import ClassInfo
 from rgbx_seg_ros.metrics import Confusion
@@ -57,6 +59,7 @@ class LiveScore:
         """Start at zero; `tell` hears, by cause, why a label is refused."""
         self._names = {info.id: info.name for info in classes}
         self._tell = tell
+        self._decoder = Decoder(classes)
         self._confusion = Confusion(max(self._names) + 1)  # the thread's own
         self._lock = Lock()  # of all that follows
         self._labels: _Waiting[Read] = _Waiting()
@@ -75,6 +78,16 @@ class LiveScore:
                 labels=self._counts['labels'], without_mask=self._labels.lost,
                 without_label=self._masks.lost, skipped=self._counts['skipped'],
                 refused=dict(self._refused))
+
+    def add_message(self, message: Any) -> None:
+        """Take a label as an Image or CompressedImage; it is read when its mask is there."""
+        try:
+            incoming.check_label(message)
+        except ImageError as error:
+            self.refuse(error)
+            return
+        self.add_label(incoming.stamp_ns(message.header),
+                       partial(self._decoder.of_message, message, 'a label'), len(message.data))
 
     def add_label(self, stamp_ns: int, read: Read, size: int) -> None:
         """Take a label of `size` bytes, by the stamp of its RGB frame."""
@@ -165,7 +178,7 @@ class LiveScore:
         with self._lock:
             self._refused[cause] += 1
             self._score = self._score._replace(fault=sentence)
-        self._tell(f'label {cause}', sentence)
+        self._tell(f'label {cause}', f'{sentence} More of this kind are only counted.')
 
 
 def _check_size(label: Image, shape: Sequence[int]) -> None:

@@ -24,7 +24,6 @@ from rgbx_seg_ros.camera import Camera
 from rgbx_seg_ros.engine import EngineInfo
 from rgbx_seg_ros.health import Score, Timing
 from rgbx_seg_ros.incoming import check as check
-from rgbx_seg_ros.incoming import check_label as check_label
 from rgbx_seg_ros.incoming import encoding as encoding
 from rgbx_seg_ros.incoming import stamp_ns as stamp_ns
 from rgbx_seg_ros.incoming import to_array as to_array
