@@ -71,7 +71,7 @@ details { margin-bottom: 10px; } details > summary { margin-bottom: 6px; }
 .plot .band.first { fill: var(--first); } .plot .band.second { fill: var(--second); }
 .plot .band.third { fill: var(--third); } .plot .bar { stroke: none; }
 .square { max-width: 420px; } .square svg { overflow: visible; }
-.tile b { white-space: normal; }
+.tile b { white-space: normal; } .tile span, .tile i { overflow-wrap: anywhere; }
 .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(380px, 100%), 1fr));
   gap: 14px; align-items: start; }
 .frames { display: grid; gap: 6px; margin-bottom: 4px;

@@ -122,7 +122,7 @@ class _Run:
         shared = Shared()
         self.scorers = [Scorer(manifest.n_classes, shared) for _ in self._lanes]
         self.gallery = Gallery(folder / PICTURES, manifest.classes, self._names,
-                               self._settings.pictures)
+                               self._settings.pictures, self._settings.alpha)
         self._sinks: list[Sink] = [self.gallery, *_writers(
             evaluator, source, bag, folder, self._names)]
         self.records: list[list[Any]] = [[] for _ in self._lanes]
