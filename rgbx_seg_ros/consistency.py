@@ -42,13 +42,14 @@ class MotionTracker:
     """Follows a camera from frame to frame. Not thread-safe.
 
     RGB is looked at first. If its flow does not explain it, as in the dark where there is only
-    noise, aux is, which then shows more; if that does not either, there is no motion to tell of.
+    noise, aux is, and stays the first until it fails; if neither does, there is nothing to tell.
     """
 
     def __init__(self) -> None:
         """Start with no frame before."""
         self._flow: Any = None  # cv2.DISOpticalFlow; the same on any number of threads
         self._before: dict[str, Image] = {}
+        self._source = 'rgb'  # what told of the motion last
         self._places: Any = None  # (h, w, 2) float32 x, y of each pixel that the flow is told of
         self._shape: tuple[int, ...] = ()
         self._stamp_ns = 0
@@ -74,9 +75,12 @@ class MotionTracker:
         self._before, self._stamp_ns = now, stamp_ns
         if min(size) < SHORTEST:
             return None
-        for source in before:
+        # One image that stands still beside one that does not is frozen, as behind a shutter.
+        moving = [name for name in before if not np.array_equal(before[name], now[name])]
+        for source in sorted(moving or before, key=lambda name: name != self._source):
             found = self._between(before[source], now[source])
             if found is not None:
+                self._source = source
                 return Motion(step, found[0] * step + step // 2, found[1], source)
         return None
 

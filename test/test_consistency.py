@@ -98,6 +98,33 @@ def test_in_the_dark_the_aux_image_tells_the_motion():
     assert motion.source == 'aux' and kept(motion, before, label) > 0.98
 
 
+def test_what_told_the_motion_last_is_looked_at_first():
+    rng, picture = np.random.default_rng(1), crop(scene(0)[0], 0, 0)
+    show = {'lit': lambda: camera(picture, rng), 'dark': lambda: dark(rng)}
+    tracker, told = MotionTracker(), []
+    for number, both in enumerate([('lit', 'lit'), ('lit', 'lit'), ('dark', 'lit'), ('dark', 'lit'),
+                                   ('lit', 'lit'), ('lit', 'lit'), ('lit', 'dark'),
+                                   ('lit', 'dark'), ('lit', 'lit'), ('lit', 'lit')]):
+        rgb, aux = (show[name]() for name in both)
+        motion = tracker(rgb, aux, (number + 1) * FRAME_NS)
+        told.append(motion and motion.source)
+    assert told == [None, 'rgb', *['aux'] * 4, *['rgb'] * 4]
+
+
+@pytest.mark.parametrize('frozen', ['rgb', 'aux'])
+def test_an_image_that_is_frozen_does_not_stand_for_a_scene_that_moves(frozen):
+    (first, before), (second, label) = two_frames((15, -6))
+    pairs = {'rgb': ((first, first), (first, second)), 'aux': ((first, first), (second, first))}
+    (rgb, aux), (next_rgb, next_aux) = pairs[frozen]
+    found = follow(rgb, next_rgb, (aux, next_aux))
+    assert found.source != frozen and kept(found, before, label) > 0.98
+
+
+def test_a_scene_that_does_not_change_at_all_is_followed():
+    (first, _), _ = two_frames((0, 0))
+    assert follow(first, first).trusted.all()
+
+
 def test_a_few_lamps_in_the_dark_do_not_vouch_for_the_flow_of_noise_around_them():
     rng = np.random.default_rng(5)
     (first, before), (second, label) = two_frames((15, -6))
