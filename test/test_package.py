@@ -62,7 +62,10 @@ def test_colcon_installed_the_node_and_what_it_reads():
 
 
 def test_vision_msgs_is_the_public_interface():
-    messages = pytest.importorskip('vision_msgs.msg', reason='needs a sourced ROS 2')
+    pytest.importorskip('rclpy', reason='needs a sourced ROS 2')
+    messages = pytest.importorskip('vision_msgs.msg')
+    if not hasattr(messages, 'LabelInfo'):  # the folder of the stand-in, which is not built
+        pytest.skip('vision_msgs is not installed: run make test')
     assert messages.LabelInfo.get_fields_and_field_types() == {
         'header': 'std_msgs/Header', 'class_map': 'sequence<vision_msgs/VisionClass>',
         'threshold': 'float'}
