@@ -29,7 +29,7 @@ from rgbx_seg_ros.report_parts import HARMLESS, LOSSES, text
 STAGES = ('decode', 'thermal', 'registration', 'resize', 'engine')
 STAGE_WORDS = {'decode': 'decoding', 'thermal': 'thermal front end', 'registration': 'registration',
                'resize': 'resizing', 'engine': 'engine'}
-UNDECODABLE = 'images that cannot be decoded'
+LEAST_MS = 0.05  # that a step takes at most, to be told of
 
 
 def sync(view: View) -> str:
@@ -140,7 +140,7 @@ def _stages(stages: Mapping[str, Mapping[str, Any]]) -> str:
     found = {name.removesuffix('_ms'): spread for name, spread in stages.items()
              if there(spread.get('p50'))}
     names = [name for name in (*STAGES, *found) if name in found and (
-        (found[name].get('max') or 0.0) > 0)]
+        (found[name].get('max') or 0.0) >= LEAST_MS)]
     names = list(dict.fromkeys(names))
     if not names:
         return ''
