@@ -143,7 +143,7 @@ def source(tmp_path_factory):
 @pytest.fixture(scope='module')
 def wheels(source, tmp_path_factory):
     """Build both wheels, each from its source archive; return {package: wheel}."""
-    pytest.importorskip('build', reason='run `make wheels` once: it installs build')
+    pytest.importorskip('build', reason='build is not installed: run make test')
     dist = tmp_path_factory.mktemp('dist')
     builds = [subprocess.Popen(
         [sys.executable, '-m', 'build', '--no-isolation', '--outdir', dist, source / package],
