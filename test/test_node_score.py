@@ -74,6 +74,8 @@ def send(running, pair, seed, label=None, stamp=None):
     """Publish a pair of images, with a label if there is one; return the node's stats of it."""
     rgb, thermal = scene(seed, SIZE)
     stamp = stamp or next(STAMPS_NS)
+    heard = running.heard.get(pair, [])
+    heard.clear()
     if label is not None:
         end = '/compressed' if isinstance(label, CompressedImage) else ''
         label.header = Header(stamp=Time(sec=stamp // SECOND, nanosec=stamp % SECOND))
@@ -84,7 +86,7 @@ def send(running, pair, seed, label=None, stamp=None):
         return None
 
     def found():
-        return [stats for stats in running.heard[pair] if stamp_ns(stats.header) == stamp]
+        return [stats for stats in heard if stamp_ns(stats.header) == stamp]
 
     assert running.peer.until(found), running.node.log
     return found()[-1]
