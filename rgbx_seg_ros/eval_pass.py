@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
@@ -46,6 +47,7 @@ class Evaluator:
     def __init__(self, settings: EvalSettings,
                  tell: Callable[[str], None] = lambda sentence: None) -> None:
         """Open the engines; `tell` hears of what takes long. RgbxSegError if they do not suit."""
+        cv2.setNumThreads(1)  # as the node: OpenCV's own threads cost more than they save
         self.settings = settings
         self.segmenters: list[Segmenter] = []
         try:

@@ -72,8 +72,8 @@ class LaneTotals:
     abstained: Counts  # (K,) targets predicted as 255
     boundary: Counts  # (3, K) pixels near boundaries: both, predicted, true
     calibration: Counts  # (256, 2) [confidence][wrong, right]
-    with_aux: Counts  # (K, K) confusion of the pairs that were also run without aux
-    without_aux: Counts  # (K, K) the same pairs without aux
+    with_aux: Counts  # (K, K + 1) of the pairs that were also run without aux; last column: 255
+    without_aux: Counts  # (K, K + 1) the same pairs without aux
     counts: Counts  # (F, 3, K) hit, predicted, true pixels of each frame; 0 without a target
     fractions: Counts  # (F, K) pixels of the mask by class
 

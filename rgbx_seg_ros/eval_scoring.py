@@ -105,7 +105,7 @@ class Scorer:
         return LaneTotals(
             self._confusion.matrix.copy(), self._confusion.abstained.copy(),
             self._boundary.counts.copy(), self._calibration.counts.copy(),
-            self._with_aux.matrix.copy(), self._without_aux.matrix.copy(),
+            _with_abstained(self._with_aux), _with_abstained(self._without_aux),
             np.array(self._counts, np.int64).reshape(-1, 3, n),
             np.array(self._fractions, np.int64).reshape(-1, n))
 
@@ -138,6 +138,11 @@ class Scorer:
             self._with_aux.update(lane.label, target)
             self._without_aux.update(lane.without_aux, target)
         return changed(lane.label, lane.without_aux)
+
+
+def _with_abstained(confusion: Confusion) -> Counts:
+    """Return (K, K + 1) counts, whose last column is of targets that the mask left open."""
+    return np.column_stack([confusion.matrix, confusion.abstained])
 
 
 def contrast(image: Image) -> float:

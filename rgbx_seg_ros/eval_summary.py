@@ -155,9 +155,11 @@ def _confusion(totals: LaneTotals) -> Confusion:
     return confusion
 
 
-def _miou_of(matrix: Any) -> float:
-    confusion = Confusion(len(matrix))
-    confusion.matrix += matrix
+def _miou_of(counts: Any) -> float:
+    """Return the mIoU of counts (K, K + 1) whose last column is 255."""
+    confusion = Confusion(len(counts))
+    confusion.matrix += counts[:, :-1]
+    confusion.abstained += counts[:, -1]
     return confusion.miou()
 
 

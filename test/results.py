@@ -54,8 +54,8 @@ def totals(matrices: np.ndarray, **values: np.ndarray) -> LaneTotals:
     known = {'confusion': matrices.sum(0), 'abstained': np.zeros(classes, np.int64),
              'boundary': np.zeros((3, classes), np.int64),
              'calibration': np.zeros((256, 2), np.int64),
-             'with_aux': np.zeros((classes, classes), np.int64),
-             'without_aux': np.zeros((classes, classes), np.int64),
+             'with_aux': np.zeros((classes, classes + 1), np.int64),
+             'without_aux': np.zeros((classes, classes + 1), np.int64),
              'counts': members(matrices), 'fractions': matrices.sum(1), **values}
     return LaneTotals(**known)
 

@@ -54,7 +54,8 @@ def evaluated(name: str = 'bag', frames: int = 60, lanes: Sequence[str] = ('one'
         calibration[204] = (np.trace(confusion) * 0.1, np.trace(confusion) * 0.9)
         boundary = np.array([hit.sum(0), predicted.sum(0), true.sum(0)]) // 5 * labeled
         totals.append(LaneTotals(confusion, np.zeros(kinds, np.int64), boundary, calibration,
-                                 confusion // 10, confusion // 20, counts, predicted))
+                                 *(np.pad(confusion // part, ((0, 0), (0, 1)))
+                                   for part in (10, 20)), counts, predicted))
         union = predicted + true - hit
         records.append([record(
             n, n / hz, bundle, skew_ms=3.0 + n % 5, brightness=20.0 + n, aux_contrast=50.0,

@@ -82,8 +82,9 @@ def test_boundary_calibration_and_ablation_come_from_their_counts():
     bag = bag_result([matrices])
     bag = replace(bag, totals=[replace(
         bag.totals[0], boundary=np.array([[1, 2, 0], [2, 2, 0], [2, 4, 0]]),
-        calibration=calibration, with_aux=np.diag([5, 5, 5]),
-        without_aux=np.array([[5, 0, 0], [5, 0, 0], [0, 0, 5]]))])
+        calibration=calibration, with_aux=np.eye(3, 4, dtype=np.int64) * 5,
+        # Of the last class, half is left open, which is missed as well.
+        without_aux=np.array([[5, 0, 0, 0], [5, 0, 0, 0], [0, 0, 5, 5]]))])
     scores = summarize([bag], SETTINGS)['scores'][0]
     assert scores['boundary_miou'] == pytest.approx((1 / 3 + 2 / 4) / 2)
     assert [row['boundary_iou'] for row in scores['per_class']] == [
@@ -92,7 +93,7 @@ def test_boundary_calibration_and_ablation_come_from_their_counts():
     assert scores['reliability'][-1] == {'confidence': 1.0, 'accuracy': 0.75, 'pixels': 4}
     assert len(scores['reliability']) == 15
     assert scores['miou_with_aux'] == 1.0
-    assert scores['miou_without_aux'] == pytest.approx((0.5 + 0 + 1) / 3)
+    assert scores['miou_without_aux'] == pytest.approx((0.5 + 0 + 0.5) / 3)
 
 
 def test_conditions_divide_the_frames_and_score_each_part():
