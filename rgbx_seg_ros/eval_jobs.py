@@ -3,9 +3,8 @@
 """Evaluate bags one by one, in several processes, or on a Ray cluster.
 
 Wherever a bag is evaluated, the same code does it with as many threads as an engine takes by
-itself: given fewer, OpenVINO rounds differently. Numbers thus do not depend on the way, as far as
-the engine gives the same masks twice. OpenVINO on several threads does not quite: from one call to
-the next one confidence of some ten thousands changes by 1 of 255.
+itself (given fewer, OpenVINO rounds differently), and with engines that remember nothing of other
+bags. So the numbers do not depend on the way.
 """
 
 from __future__ import annotations
@@ -16,10 +15,12 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from rgbx_seg_ros import RgbxSegError, __version__
 from rgbx_seg_ros.eval_pass import Evaluator
+from rgbx_seg_ros.eval_result import BagResult
 from rgbx_seg_ros.eval_settings import EvalSettings
 from rgbx_seg_ros.eval_tasks import Task, check_storage, new_folder
 
@@ -28,7 +29,13 @@ TELL_S = 0.1  # how often a process tells how far it is
 
 Done = Callable[[str, int], None]  # hears of a bag's name and how many of its pairs are done
 Tell = Callable[[str], None]
+Evaluate = Callable[[Task, Path, Callable[[int], None]], BagResult]
 News = tuple[str, Any]  # opened: Opened; tell: sentence; pairs: count; ended: reason or ''; refused
+
+
+# On several threads OpenVINO rounds differently from call to call, by 1 of 255 in one confidence of
+# some ten thousands, in an order that begins anew with each engine.
+REMEMBERING = ('openvino',)
 
 
 class Opened(NamedTuple):
@@ -74,33 +81,60 @@ def open_pool(settings: EvalSettings, jobs: int, cluster: str, tell: Tell) -> It
         with _Slots(partial(Process, settings), jobs, tell) as slots:
             yield slots
     else:
-        with Evaluator(settings, tell) as evaluator:
-            yield _Here(evaluator, tell)
+        with Engines(settings, tell) as engines:
+            yield _Here(engines, tell)
+
+
+class Engines:
+    """The engines of one process, in the same state before each bag; a context manager."""
+
+    def __init__(self, settings: EvalSettings, tell: Tell) -> None:
+        """Open them; RgbxSegError if they do not suit."""
+        self._settings, self._tell = settings, tell
+        self._evaluator = Evaluator(settings, tell)
+        self.bundles = self._evaluator.bundles
+        self._used = False
+
+    def __enter__(self) -> Engines:
+        """Return self, ready."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the engines."""
+        self._evaluator.close()
+
+    def __call__(self, task: Task, folder: Path, done: Callable[[int], None]) -> BagResult:
+        """Evaluate a bag; see Evaluator."""
+        if self._used and any(bundle['backend'] in REMEMBERING for bundle in self.bundles):
+            self._evaluator.close()
+            self._evaluator = Evaluator(self._settings, self._tell)
+        self._used = True
+        return self._evaluator(task.bag, task.name, task.key, folder, done)
 
 
 class _Here:
     """Evaluates in this process, one bag after the other."""
 
-    def __init__(self, evaluator: Evaluator, tell: Tell) -> None:
-        self._evaluator, self._tell = evaluator, tell
-        self.bundles = evaluator.bundles
+    def __init__(self, engines: Engines, tell: Tell) -> None:
+        self._engines, self._tell = engines, tell
+        self.bundles = engines.bundles
 
     def run(self, tasks: Sequence[Task], done: Done) -> dict[str, str]:
         """Evaluate the bags in this order."""
         reasons: dict[str, str] = {}
         for task in tasks:
-            if reason := attempt(self._evaluator, task, self._tell, partial(done, task.name)):
+            if reason := attempt(self._engines, task, self._tell, partial(done, task.name)):
                 reasons[task.name] = reason
             done(task.name, task.expected)
         return reasons
 
 
-def attempt(evaluator: Evaluator, task: Task, tell: Tell, done: Callable[[int], None]) -> str:
+def attempt(engines: Evaluate, task: Task, tell: Tell, done: Callable[[int], None]) -> str:
     """Evaluate a bag into its folder; return why that failed, or ''."""
     try:
         check_storage(task)
         with new_folder(task.folder) as folder:
-            evaluator(task.bag, task.name, task.key, folder, done).save(folder)
+            engines(task, folder, done).save(folder)
     except RgbxSegError as error:
         return str(error)
     except (OSError, MemoryError) as error:
@@ -124,7 +158,7 @@ def work(settings: EvalSettings, receive: Callable[[], Task | None],
         send(('tell', sentence))
 
     try:
-        evaluator = Evaluator(settings, tell)
+        engines = Engines(settings, tell)
     except RgbxSegError as error:
         send(('refused', str(error)))
         return
@@ -133,10 +167,10 @@ def work(settings: EvalSettings, receive: Callable[[], Task | None],
         send(('refused', f'the engines could not be opened ({type(error).__name__}), expected '
                          'working ones; choose others by --backend.'))
         return
-    with evaluator:
-        send(('opened', Opened(evaluator.bundles, socket.gethostname(), __version__)))
+    with engines:
+        send(('opened', Opened(engines.bundles, socket.gethostname(), __version__)))
         while (task := receive()) is not None:
-            send(('ended', attempt(evaluator, task, tell, _sparing(send))))
+            send(('ended', attempt(engines, task, tell, _sparing(send))))
 
 
 def _sparing(send: Callable[[News], None]) -> Callable[[int], None]:

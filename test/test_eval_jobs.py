@@ -248,6 +248,33 @@ def test_other_storage_is_told_by_the_machine_that_lacks_it(bags, tmp_path):
                 eval_jobs.check_storage(task)
 
 
+class CountingEvaluator:
+    """Stands for engines that count how often they were opened, and bags between."""
+
+    opened, bundles = 0, BUNDLES
+
+    def __init__(self, settings, tell):
+        type(self).opened += 1
+
+    def __call__(self, bag, name, key, folder, done):
+        return self.opened
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize('backend, opened', [('openvino', [1, 2, 3]), ('onnxruntime', [1, 1, 1])])
+def test_engines_that_remember_are_opened_anew_for_each_bag(monkeypatch, backend, opened):
+    # OpenVINO on several threads gives other confidences in another call; from the start it gives
+    # the same ones again, so that a bag's numbers do not depend on the bags before it.
+    monkeypatch.setattr(eval_jobs, 'Evaluator', CountingEvaluator)
+    monkeypatch.setattr(CountingEvaluator, 'opened', 0)
+    monkeypatch.setattr(CountingEvaluator, 'bundles', [{**BUNDLES[0], 'backend': backend}])
+    with eval_jobs.Engines(None, never) as engines:
+        assert [engines(task, Path('/out'), never) for task in
+                tasks(('a', 1), ('b', 1), ('c', 1))] == opened
+
+
 @pytest.mark.parametrize('error, words, traces', [
     (OSError(28, 'No space left on device'), 'expected room on the disk', 0),
     (MemoryError(), 'and memory', 0), (KeyError('x'), 'a fault of rgbx_seg', 1),
