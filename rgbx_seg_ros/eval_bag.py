@@ -49,6 +49,7 @@ from rgbx_seg_ros.eval_tasks import (
 )
 from rgbx_seg_ros.manifest import PRECISIONS, load_bundle
 
+MOST_NOTES = 5  # that the command prints
 MAX_JOBS = 256
 MAX_BUNDLES = 16
 
@@ -234,6 +235,11 @@ def closing(summary: dict[str, Any], out: Path) -> list[str]:
                             if change['probability_better'] is not None else ''))
     if summary['bootstrap']['caveat'] and summary['scores'][0]['scored']:
         lines.append(f'note: {summary["bootstrap"]["caveat"]}')
+    notes = [f'note: {bag["name"]}: {note}' for bag in summary['bags']
+             for note in bag['sync'].get('notes') or ()]
+    lines += notes[:MOST_NOTES]
+    if len(notes) > MOST_NOTES:
+        lines.append(f'note: {len(notes) - MOST_NOTES} more stand in the report.')
     skew = summary['sync']['skew_ms']
     pairs = sum(bag['pairs'] for bag in summary['bags'])
     return [*lines, f'{pairs} pairs of {len(summary["bags"])} bag(s), skew p50 '

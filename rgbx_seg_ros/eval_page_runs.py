@@ -54,7 +54,7 @@ def sync(view: View) -> str:
             f'<b>{milliseconds(skew.get("p95"))}</b>, all within '
             f'<b>{milliseconds(skew.get("max"))}</b>. At 1 m/s across the view, 10 ms shift what '
             f'is seen by 1 cm.{words}</p></div>')
-    bodies += [_drops(report), _states(report)]
+    bodies += [_drops(report), _states(report), _notes(view)]
     return section('Synchronization', 'What the two cameras delivered, and what paired.', *bodies)
 
 
@@ -104,6 +104,14 @@ def _drops(report: Mapping[str, Any]) -> str:
         return f'<p class="say">{told}No frame was dropped.</p>' if told else ''
     return (f'<h4>What was not used</h4><p class="say">{told}The rest by cause:</p>'
             + table(('frames', 'cause', 'count', 'what to do'), rows))
+
+
+def _notes(view: View) -> str:
+    """Return what the reader of a bag found odd, in its words."""
+    several = len(view.summary['bags']) > 1
+    items = [f'<li>{text(bag["name"] + ": ") if several else ""}{text(note)}</li>'
+             for bag in view.summary['bags'] for note in bag['sync'].get('notes') or ()]
+    return f'<h4>What else was found</h4><ul class="say">{"".join(items)}</ul>' if items else ''
 
 
 def _states(report: Mapping[str, Any]) -> str:

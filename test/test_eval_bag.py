@@ -342,6 +342,11 @@ def test_closing_lines_compare_two_bundles_and_do_without_labels(tmp_path):
     lines = closing(summarize([bag], settings), tmp_path)
     assert 'b1 against b0: mIoU +' in lines[2] and 'better with 100 %' in lines[2]
     bag = bag_result([np.zeros((30, 3, 3), np.int64)] * 2)
+    bag.sync['notes'] = [f'something odd, {n}.' for n in range(7)]
+    lines = closing(summarize([bag], settings), tmp_path)
+    told = [line for line in lines if line.startswith('note: ')]
+    assert told[0].endswith(': something odd, 0.') and len(told) == 6
+    assert told[-1] == 'note: 2 more stand in the report.'
     lines = closing(summarize([bag], settings), tmp_path)
     assert lines[0].startswith('b0: no labels; confidence 0.90') and 'agreement 1.00' in lines[1]
 

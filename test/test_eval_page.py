@@ -358,3 +358,11 @@ def test_stripes_show_shares_in_the_colors_of_the_classes():
                                               (-0.0001, '0.0'), (0.0, '0.0')])
 def test_points_have_a_sign_unless_they_are_none(value: float, words: str):
     assert points(value) == words
+
+
+def test_what_the_reader_of_a_bag_noted_stands_beside_its_name(tmp_path: Path):
+    first, second = evaluated('first'), evaluated('second')
+    second.sync['notes'] = ['the aux image is a JPEG <b>.']
+    page, _, _ = shown([first, second], tmp_path)
+    assert 'second: the aux image is a JPEG <b>.' in page.text
+    assert 'What else was found' not in shown([first], tmp_path)[0].text
