@@ -47,6 +47,8 @@ def _merge(name: str, given: Sequence[tuple[Any, float]]) -> Any:
         keys = dict.fromkeys(key for value in values for key in value)
         return {key: _merge(key, [(value[key], weight) for value, weight in given if key in value])
                 for key in keys}
+    if all(isinstance(value, list) for value in values):
+        return list(dict.fromkeys(item for value in values for item in value))
     if not all(isinstance(value, (int, float)) for value in values):
         return values[0] if all(value == values[0] for value in values) else None
     if name.startswith(('longest', 'max')):
