@@ -194,7 +194,8 @@ def test_reports_of_synchronization_are_merged_by_what_their_values_are():
     other = {**SYNC, 'rates_hz': {'rgb': 10.0, 'aux': None}, 'pairs': 50,
              'gaps': {'rgb': {'longest_s': 0.7, 'count': 3}}, 'states': {'held': 50},
              'drops': {'rgb_unmatched': 3, 'late': 4}, 'notes': ['dark', 'short']}
-    merged = merge_sync([BagSync({**SYNC, 'notes': ['dark']}, 30.0, [-4.0, 2.0]), BagSync(other, 10.0, [9.0, math.nan])])
+    merged = merge_sync([BagSync({**SYNC, 'notes': ['dark']}, 30.0, [-4.0, 2.0]),
+                         BagSync(other, 10.0, [9.0, math.nan])])
     assert merged['rates_hz'] == {'rgb': 25.0, 'aux': 10.0}
     assert merged['gaps'] == {'rgb': {'longest_s': 0.7, 'count': 4},
                               'aux': {'longest_s': 0.3, 'count': 2}}
