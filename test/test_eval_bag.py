@@ -202,7 +202,9 @@ def start(made, out, *more):
     return subprocess.Popen(
         [sys.executable, '-m', 'rgbx_seg_ros.eval_bag', str(made / 'one'), str(made / 'long'),
          '--bundle', str(made / 'bundle'), '--out', str(out), *QUICK, *more],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # A shell lets its background jobs, of which these tests may be one, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def wait_for(condition, process):

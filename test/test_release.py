@@ -7,6 +7,7 @@ links to those distributions of this environment, so nothing is downloaded.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -226,8 +227,11 @@ def install(folder, wheel_list, names):
             source = Path(distribution.locate_file(top))
             if source.exists() and not (site / top).exists() and top != '__pycache__':
                 (site / top).symlink_to(source)
+    # Without PYTHONPATH, by which pip would find the package installed already, by colcon.
+    alone = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
     subprocess.run([sys.executable, '-m', 'pip', '--disable-pip-version-check', '--python', python,
-                    'install', '-qq', '--no-index', '--no-deps', *wheel_list], check=True)
+                    'install', '-qq', '--no-index', '--no-deps', *wheel_list], env=alone,
+                   check=True)
     return folder / 'bin'
 
 
