@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -48,23 +49,40 @@ AGAINST_FIRST = {'miou_change': (End('regression', 1, 0.0), End('improvement', -
                  'agreement': (End('difference', 1, 1.0),)}
 
 
+class Packed(NamedTuple):
+    """What the pictures of a frame are made of, in little memory; ids are PNGs."""
+
+    number: int
+    rgb: bytes  # a JPEG
+    aux: bytes  # a JPEG
+    label: bytes
+    base: bytes  # label of the first bundle, for the others
+    target: bytes
+
+
 class Shot:
-    """One bundle on one frame, rated; its pictures are encoded by `pack`, which frees the rest."""
+    """One bundle on one frame, rated; `pack` frees the frame and keeps what is needed of it."""
 
     def __init__(self, gallery: Gallery, frame: EvalFrame, lane: int, value: float) -> None:
-        """Keep the frame as it is; encoding most frames would be in vain."""
+        """Keep the frame as it is; packing most frames would be in vain."""
         self.record = frame.records[lane]
         self.lane, self.value = lane, value
         self.time_s = self.record.time_s
-        self.files: dict[str, tuple[str, bytes]] = {}  # what is shown -> name of the file, content
         self._frame: EvalFrame | None = frame
+        self._packed: Packed | None = None
         self._gallery = gallery
 
     def pack(self) -> None:
-        """Encode the pictures, once."""
+        """Let go of the frame."""
         if self._frame is not None:
-            self.files = self._gallery.encode(self._frame, self.lane)
+            self._packed = _pack(self._frame, self.lane)
             self._frame = None
+
+    @cached_property
+    def files(self) -> dict[str, tuple[str, bytes]]:
+        """Return what is shown -> name of the file, content; of the few that are chosen."""
+        assert self._packed is not None
+        return self._gallery.encode(self._packed, self.lane)
 
 
 class Extremes:
@@ -215,25 +233,44 @@ class Gallery:
         """
         return [entry for ranking in self._rankings for entry, _ in ranking.pictures()]
 
-    def encode(self, frame: EvalFrame, lane: int) -> dict[str, tuple[str, bytes]]:
+    def encode(self, packed: Packed, lane: int) -> dict[str, tuple[str, bytes]]:
         """Return what is shown of a frame -> name and content of its file."""
-        pair, own, first = frame.pair, frame.lanes[lane], frame.lanes[0]
-        rgb, label = _shrunk(own.rgb), _shrunk(own.label, cv2.INTER_NEAREST)
-        shown = {'rgb': ('rgb.jpg', rgb), 'aux': (f'{lane}_aux.jpg', _shrunk(viewable(own.aux))),
-                 'mask': (f'{lane}_mask.png', colorize(label, self.table)),
+        label = _unpack(packed.label)
+        rgb = cv2.cvtColor(_unpack(packed.rgb), cv2.COLOR_BGR2RGB)
+        shown = {'mask': (f'{lane}_mask.png', colorize(label, self.table)),
                  'overlay': (f'{lane}_overlay.jpg', blend(rgb, label, self.table, self.alpha))}
         against = {'': (lane, label)}
-        if lane:
-            base = _shrunk(first.label, cv2.INTER_NEAREST)
+        if packed.base:
+            base = _unpack(packed.base)
             against['baseline_'] = (0, base)
             shown['baseline_mask'] = ('0_mask.png', colorize(base, self.table))
-        if pair.target is not None:
-            target = _shrunk(pair.target, cv2.INTER_NEAREST)
+        if packed.target:
+            target = _unpack(packed.target)
             shown['target'] = ('target.png', colorize(target, self.table))
             for prefix, (number, ids) in against.items():
                 shown[f'{prefix}error'] = (f'{number}_error.png', error_map(ids, target))
-        return {key: (f'{pair.number:06d}_{name}', _encode(image, name))
-                for key, (name, image) in shown.items()}
+        made = {'rgb': ('rgb.jpg', packed.rgb), 'aux': (f'{lane}_aux.jpg', packed.aux),
+                **{key: (name, _encode(image, name)) for key, (name, image) in shown.items()}}
+        return {key: (f'{packed.number:06d}_{name}', content)
+                for key, (name, content) in made.items()}
+
+
+def _pack(frame: EvalFrame, lane: int) -> Packed:
+    """Return a frame at the size of the pictures: a third of the time that all of them take."""
+    pair, own, first = frame.pair, frame.lanes[lane], frame.lanes[0]
+    return Packed(pair.number, _encode(_shrunk(own.rgb), 'rgb.jpg'),
+                  _encode(_shrunk(viewable(own.aux)), 'aux.jpg'), _pack_ids(own.label),
+                  _pack_ids(first.label) if lane else b'',
+                  b'' if pair.target is None else _pack_ids(pair.target))
+
+
+def _pack_ids(ids: Image) -> bytes:
+    fast = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+    return cv2.imencode('.png', _shrunk(ids, cv2.INTER_NEAREST), fast)[1].tobytes()
+
+
+def _unpack(picture: bytes) -> Image:
+    return cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
 def error_map(label: Image, target: Image) -> Image:
