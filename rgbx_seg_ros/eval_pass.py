@@ -8,8 +8,9 @@ for bit, wherever both see the same frames. No clock decides anything: two passe
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from itertools import islice
@@ -28,10 +29,19 @@ from rgbx_seg_ros.eval_scoring import Scorer, Shared
 from rgbx_seg_ros.eval_settings import EvalSettings
 from rgbx_seg_ros.eval_source import BagSource, open_source
 from rgbx_seg_ros.images import ImageError
-from rgbx_seg_ros.pipeline import Pipeline, Processed
+from rgbx_seg_ros.pipeline import Pipeline, Prepared, Processed
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_ros.stages import ReadAhead, Stage
 from rgbx_seg_ros.worker import open_segmenter
+
+PREPARED = 2  # pairs that wait for the engines
+
+
+class _Ready(NamedTuple):
+    """A pair on its way to the engines."""
+
+    pair: BagPair
+    lanes: tuple[Prepared, ...]
 
 
 class _Scored(NamedTuple):
@@ -100,6 +110,7 @@ class Evaluator:
         sync = source.sync()
         for cause, count in run.unusable.items():
             sync['drops'][cause] = sync['drops'].get(cause, 0) + count
+        sync['notes'] = [*sync['notes'], *run.notes.values()]
         topics = {'rgb': source.topics.rgb, 'aux': source.topics.aux,
                   'label': source.topics.label or ''}
         return BagResult(
@@ -130,6 +141,7 @@ class _Run:
         self.records: list[list[Any]] = [[] for _ in self._lanes]
         self.pairs = self.start_ns = 0
         self.unusable: dict[str, int] = {}
+        self.notes: dict[str, str] = {}  # of the pipelines, one of each kind
         self.reading_s = self.pipeline_s = self.engine_s = self.scoring_s = 0.0
 
     def __call__(self, done: Callable[[int], None]) -> None:
@@ -143,36 +155,41 @@ class _Run:
             # Cut here and not below, or the source would have read on for a while.
             wanted = islice(self._source, self._settings.limit or None)
             pairs = stack.enter_context(ReadAhead(wanted))
-            for pair in pairs:
+            for ready in stack.enter_context(ReadAhead(self._prepare(pairs), PREPARED)):
                 began = time.perf_counter()
-                lanes = self._segment(pair)
+                lanes = tuple(self._run(*lane, ready.pair)
+                              for lane in zip(self._lanes, ready.lanes, strict=True))
                 self.pipeline_s += time.perf_counter() - began
-                if lanes is None:
-                    continue
-                self.start_ns = self.start_ns or pair.stamp_ns
+                self.start_ns = self.start_ns or ready.pair.stamp_ns
                 self.pairs += 1
-                scoring.put(_Scored(pair, lanes))
+                scoring.put(_Scored(ready.pair, lanes))
                 done(self.pairs)
         self.reading_s, self.scoring_s = pairs.busy_s, scoring.busy_s
 
-    def _segment(self, pair: BagPair) -> tuple[LaneResult, ...] | None:
-        """Return what the bundles make of a pair; None, counted, where its images are of no use."""
-        try:
-            return tuple(self._run(pipeline, pair) for pipeline in self._lanes)
-        except ImageError as error:
-            self.unusable[error.cause] = self.unusable.get(error.cause, 0) + 1
-            return None
+    def _prepare(self, pairs: Iterable[BagPair]) -> Iterator[_Ready]:
+        """Yield what the engines get, while they have the pair before; count what is of no use."""
+        for pair in pairs:
+            try:
+                lanes = [pipeline.prepare(pair.rgb, pair.aux, pair.aux_encoding, pair.stamp_ns,
+                                          pair.depth) for pipeline in self._lanes]
+            except ImageError as error:
+                self.unusable[error.cause] = self.unusable.get(error.cause, 0) + 1
+                continue
+            for note in self._lanes[0].notes():
+                self.notes.setdefault(re.sub(r'\d+', '', note), note)
+            # Copies, for the next pair overwrites them.
+            yield _Ready(pair, tuple(lane._replace(aux=lane.aux.copy()) for lane in lanes))
 
-    def _run(self, pipeline: Pipeline, pair: BagPair) -> LaneResult:
+    def _run(self, pipeline: Pipeline, prepared: Prepared, pair: BagPair) -> LaneResult:
         settings = self._settings
-        done = pipeline(pair.rgb, pair.aux, pair.aux_encoding, pair.stamp_ns, pair.depth,
-                        settings.threshold, settings.smoothing_s, settings.scene_every)
+        done = pipeline.finish(prepared, pair.stamp_ns, settings.threshold, settings.smoothing_s,
+                               settings.scene_every)
         result = done.result
         self.engine_s += result.engine_ms / 1e3
-        aux = done.aux.copy()  # the next pair overwrites it
         return LaneResult(
-            result.label, result.confidence, done.rgb, aux, done.thermal_ms, done.registration_ms,
-            result.resize_ms, result.engine_ms, self._without_aux(pipeline.segmenter, pair, done))
+            result.label, result.confidence, done.rgb, done.aux, done.thermal_ms,
+            done.registration_ms, result.resize_ms, result.engine_ms,
+            self._without_aux(pipeline.segmenter, pair, done))
 
     def _without_aux(self, segmenter: Segmenter, pair: BagPair, done: Processed) -> Image | None:
         """Return the label of a pair with aux blacked out, as for a lost camera, if it is due.

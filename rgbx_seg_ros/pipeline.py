@@ -33,6 +33,16 @@ class PipelineConfig:
     registration: RegistrationConfig = field(default_factory=RegistrationConfig)
 
 
+class Prepared(NamedTuple):
+    """One pair as the network gets it, but for the size of RGB."""
+
+    rgb: Image  # (H, W, 3); zeros where the camera is lost
+    aux: Image  # (h, w) or (h, w, C); valid until the next call
+    present: tuple[bool, bool]  # whether there was an image of rgb, of aux
+    thermal_ms: float
+    registration_ms: float
+
+
 class Processed(NamedTuple):
     """One pair after all steps, and what they took."""
 
@@ -70,8 +80,17 @@ class Pipeline:
         `encoding` is that of the aux message, `depth` float32 (H, W) in meters on the RGB grid.
         The scene graph of a bundle that has one runs every `scene_every` pairs (0: as it says).
         """
+        prepared = self.prepare(rgb, aux, encoding, stamp_ns, depth)
+        return self.finish(prepared, stamp_ns, min_confidence, smoothing_s, scene_every)
+
+    def prepare(self, rgb: Image | None, aux: NDArray[Any] | None, encoding: str, stamp_ns: int,
+                depth: NDArray[np.float32] | None = None) -> Prepared:
+        """Do what comes before the network; the next pair may be prepared while this one is in it.
+
+        The arguments are those of a call.
+        """
         began = time.perf_counter()
-        scene = self._memory(scene_every, (rgb is not None, aux is not None))
+        present = rgb is not None, aux is not None
         if rgb is None:
             rgb = np.zeros((*self._rgb_size, 3), np.uint8)
         self._rgb_size = rgb.shape[:2]
@@ -85,10 +104,17 @@ class Pipeline:
             # Straight to the network's size: three times cheaper than onto the whole RGB grid.
             aux = self.registration.apply(aux, self._rgb_size, depth, self._aux_size)
             registered = time.perf_counter()
+        return Prepared(rgb, aux, present, (normalized - began) * 1e3,
+                        (registered - normalized) * 1e3)
+
+    def finish(self, prepared: Prepared, stamp_ns: int, min_confidence: float = 0.0,
+               smoothing_s: float = 0.0, scene_every: int = 0) -> Processed:
+        """Run the network on a pair that was prepared, and what comes after it."""
+        scene = self._memory(scene_every, prepared.present)
+        rgb, aux, _, thermal_ms, registration_ms = prepared
         result = self.segmenter(rgb, aux, min_confidence, self._smoothing(smoothing_s), stamp_ns,
                                 scene)
-        return Processed(rgb, aux, result, (normalized - began) * 1e3,
-                         (registered - normalized) * 1e3)
+        return Processed(rgb, aux, result, thermal_ms, registration_ms)
 
     def notes(self) -> list[str]:
         """Return sentences on what is probably wrong; some are returned once, some each time."""

@@ -216,6 +216,11 @@ def test_a_sink_that_fails_ends_the_pass_with_its_error(bag, bundle, tmp_path, m
     assert Full.closed is RgbxSegError
 
 
+def test_what_the_thermal_front_end_notes_is_kept_once(bag, bundle, tmp_path):
+    notes = run(bag, tmp_path / 'out', settings(bundle)).sync['notes']
+    assert len([note for note in notes if 'aux image is uniform' in note]) == 1
+
+
 def test_progress_is_told_pair_by_pair(bag, bundle, tmp_path):
     told = []
     (tmp_path / 'out').mkdir()
