@@ -131,7 +131,9 @@ def _run(view: View) -> list[Box]:
         boxes.append(('speed', f'{timing["real_time_factor"]:.2f} ×',
                       'real time: seconds of bag in a second; above 1 keeps up with the cameras'))
     medians = [(stage.get('engine') or {}).get('p50') for stage in timing.get('stages') or []]
-    told = ' <small>and</small> '.join(f'{value:.1f}' for value in medians if there(value))
+    # Three figures: two bundles have to fit into one box.
+    told = ' <small>and</small> '.join(f'{value:.1f}' if value < 100 else f'{value:.0f}'
+                                       for value in medians if there(value))
     if told:
         boxes.append(('engine', f'{told} <small>ms</small>', 'inference of a pair, median'))
     return boxes

@@ -79,12 +79,12 @@ def _bundle(view: View, lane: int, change: Mapping[str, Any]) -> str:
             told = ('less than 1 %' if sure < 0.01 else 'more than 99 %' if sure > 0.99 else
                     share(sure, 0))
             meaning.append(f'That it is better at all has a probability of {told}.')
-    if number(change.get('paired_frames')):
+    if change.get('paired_frames'):
         meaning.append(f'Both ran on the same {number(change["paired_frames"])} frames with '
                        'labels.')
     if there(change['miou_change']) and there(change.get('agreement')):
         meaning.append(f'They agree on {share(change["agreement"])} of the pixels.')
-    if change.get('caveat'):
+    if change.get('caveat') and change.get('paired_frames'):
         meaning.append(f'<b>Careful:</b> {text(change["caveat"])}')
     return (f'<h3>{key(lane)}{text(change["bundle"])} against {key(0)}'
             f'{text(change["baseline"])}</h3><p class="verdict {tone}">{sentence}</p>'

@@ -107,11 +107,13 @@ def _scores(results: Sequence[BagResult], lane: int, bootstrap: Bootstrap | None
     calibration.counts += totals.calibration
     ids = [info.id for info in classes]
     records = [record for result in results for record in result.records[lane]]
+    labeled = int(totals.confusion.sum() + totals.abstained.sum())
     return {
-        'miou': confusion.miou(), 'miou_strict': float(np.nan_to_num(confusion.iou()[ids]).mean()),
+        'miou': confusion.miou(),
+        'miou_strict': float(np.nan_to_num(confusion.iou()[ids]).mean()) if labeled else None,
         'accuracy': confusion.accuracy(), 'mean_accuracy': mean(confusion.recall()),
         'boundary_miou': boundary.miou(), 'ece': calibration.ece(),
-        'labeled_pixels': int(totals.confusion.sum() + totals.abstained.sum()),
+        'labeled_pixels': labeled,
         'scored': sum(record.labeled > 0 for record in records),
         **{name: mean(getattr(record, name) for record in records)
            for name in ('confidence', 'entropy', 'consistency', 'aux_change')},

@@ -366,3 +366,10 @@ def test_what_the_reader_of_a_bag_noted_stands_beside_its_name(tmp_path: Path):
     page, _, _ = shown([first, second], tmp_path)
     assert 'second: the aux image is a JPEG <b>.' in page.text
     assert 'What else was found' not in shown([first], tmp_path)[0].text
+
+
+def test_two_bundles_without_labels_are_told_by_what_there_is(tmp_path: Path):
+    page, summary, _ = shown([evaluated(lanes=('one', 'two'), labeled=False)], tmp_path)
+    assert [scores['miou_strict'] for scores in summary['scores']] == [None, None]
+    assert 'frames with labels' not in page.text and 'Careful' not in page.text
+    assert not [row for row in page.rows if row and row[0].startswith('mIoU')]
