@@ -135,6 +135,8 @@ def load_result(folder: Path) -> BagResult:
         names = [bundle['name'] for bundle in head['bundles']]
         records = _read_records(folder / FRAMES_FILE, names)
         totals = _read_totals(folder / COUNTS_FILE, len(names))
+        for rows, counts in zip(records, totals, strict=True):
+            _check_shapes(counts, len(rows))
         return BagResult(classes=classes, records=records, totals=totals, **head)
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
         raise RgbxSegError(f'{folder}: it holds no complete evaluation ({error}), expected what '
@@ -157,6 +159,16 @@ def _read_totals(file: Path, bundles: int) -> list[LaneTotals]:
     with np.load(file, allow_pickle=False) as arrays:
         return [LaneTotals(**{field.name: arrays[f'{index}_{field.name}']
                               for field in fields(LaneTotals)}) for index in range(bundles)]
+
+
+def _check_shapes(totals: LaneTotals, frames: int) -> None:
+    k = len(totals.confusion)
+    expected = {'confusion': (k, k), 'abstained': (k,), 'boundary': (3, k),
+                'calibration': (256, 2), 'with_aux': (k, k + 1), 'without_aux': (k, k + 1),
+                'counts': (frames, 3, k), 'fractions': (frames, k)}
+    for name, shape in expected.items():
+        if getattr(totals, name).shape != shape:
+            raise ValueError(f'{name} is {getattr(totals, name).shape}, not {shape}')
 
 
 def _cells(record: FrameRecord) -> list[object]:

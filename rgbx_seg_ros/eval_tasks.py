@@ -25,7 +25,7 @@ from typing import Any
 
 from rgbx_seg_ros import RgbxSegError, __version__
 from rgbx_seg_ros.eval_calibration import Kinds
-from rgbx_seg_ros.eval_result import MAX_RESULT_BYTES, RESULT_FILE
+from rgbx_seg_ros.eval_result import MAX_RESULT_BYTES, load_result
 from rgbx_seg_ros.eval_settings import EvalSettings
 from rgbx_seg_ros.manifest import MANIFEST_FILE, sha256_of
 
@@ -153,13 +153,10 @@ def _contents(value: Any) -> Any:
 
 
 def read_key(folder: Path) -> str:
-    """Return the key of the result in a folder, '' where there is none."""
-    file = folder / RESULT_FILE
+    """Return the key of the result in a folder, '' where there is none or it is not whole."""
     try:
-        if file.stat().st_size > MAX_RESULT_BYTES:
-            return ''
-        return str(json.loads(file.read_text('utf-8')).get('key', ''))
-    except (OSError, ValueError, AttributeError):
+        return load_result(folder).key
+    except RgbxSegError:
         return ''
 
 

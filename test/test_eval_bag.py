@@ -123,9 +123,22 @@ def test_results_of_other_bags_stay_and_are_told(run, tmp_path):
     assert '7 pairs of 1 bag(s)' in out and (tmp_path / 'out/bags/one/result.json').exists()
 
 
-def test_a_damaged_result_is_evaluated_anew(run, tmp_path):
+def cut(folder):
+    (folder / 'result.json').write_text('{"key": ')
+
+
+def of_another_version(folder):
+    with np.load(folder / 'counts.npz') as arrays:
+        kept = {name: array[..., :-1] if name == '0_with_aux' else array
+                for name, array in arrays.items()}
+    np.savez_compressed(folder / 'counts.npz', **kept)
+
+
+@pytest.mark.parametrize('damage', [cut, of_another_version, lambda folder: (
+    folder / 'frames.csv').unlink()])
+def test_a_damaged_result_is_evaluated_anew(run, tmp_path, damage):
     run()
-    (tmp_path / 'out/bags/one/result.json').write_text('{"key": ')
+    damage(tmp_path / 'out/bags/one')
     code, _, err = run()
     assert code == 0 and 'one:' not in err and 'two: done already' in err
     assert load_result(tmp_path / 'out/bags/one').name == 'one'
