@@ -64,7 +64,7 @@ class BagSource:
         self.expected = min(kinds.count(self.topics.rgb), kinds.count(self.topics.aux))
         self.notes: list[str] = []  # what the reader of the report should know
         self._pair_settings = settings.pair
-        self._calibration = Calibration(bag, kinds, self.topics, settings.pair, manifest.modality)
+        self.calibration = Calibration(bag, kinds, self.topics, settings.pair, manifest.modality)
         decoder = Decoder(manifest.classes, settings.palette)
         self._labels: FolderLabels | TopicLabels | None = None
         if settings.labels is not None:
@@ -84,28 +84,13 @@ class BagSource:
         self._last_ns: int | None = None  # arrival of the last image
 
     @property
-    def rgb_camera(self) -> Any:
-        """The calibration of the RGB camera at the beginning of the bag, or None."""
-        return self._calibration.rgb_camera
-
-    @property
-    def aux_camera(self) -> Any:
-        """That of the aux camera."""
-        return self._calibration.aux_camera
-
-    @property
-    def extrinsics(self) -> Any:
-        """Where the cameras stand, of /tf_static, or None."""
-        return self._calibration.extrinsics
-
-    @property
     def duration_s(self) -> float:
         """The time from the first reception of an image to the last, as far as it was read."""
         return self._sync.duration_s
 
     def calibrate(self, registration: Registration) -> None:
         """Give a registration what the bag knows of the cameras."""
-        self._calibration.give(registration)
+        self.calibration.give(registration)
 
     def __iter__(self) -> Iterator[BagPair]:
         """Yield the pairs in the node's order; RgbxSegError for what cannot be read or used."""
@@ -116,9 +101,9 @@ class BagSource:
             aux: partial(self._take_image, 'aux')}
         if isinstance(self._labels, TopicLabels):
             takes[label or ''] = self._take_label
-        if self._calibration.depth_topic:
-            takes[self._calibration.depth_topic] = self._take_depth
-        takes.update(dict.fromkeys(self._calibration.watched, self._take_info))
+        if self.calibration.depth_topic:
+            takes[self.calibration.depth_topic] = self._take_depth
+        takes.update(dict.fromkeys(self.calibration.watched, self._take_info))
         with ThreadPoolExecutor(DECODERS, 'decode') as pool:
             yield from self._decode_ahead(pool, self._read(takes))
         self._tell_labels()
@@ -150,7 +135,7 @@ class BagSource:
         labels = {} if self._labels is None else {
             'labels': {'found': self._labels.found, 'used': self.labeled}}
         return {**self._sync.summary(self._feed.drops), **labels,
-                'notes': [*self.notes, *self._calibration.notes]}
+                'notes': [*self.notes, *self.calibration.notes]}
 
     # What the messages of a topic do
 
@@ -194,7 +179,7 @@ class BagSource:
         self._depths.add(to_image(raw).message)
 
     def _take_info(self, raw: RawMessage) -> None:
-        self._calibration.watch(raw)
+        self.calibration.watch(raw)
 
     # Pairs on their way out
 
@@ -204,7 +189,7 @@ class BagSource:
             images = [frame.data for frame in pair[:2] if frame]
             size = sum(memoryview(image.message.data).nbytes for image in images)
             stamp_ns, frame_id = self._header(pair)
-            depth = self._depth(stamp_ns) if self._calibration.depth_topic else None
+            depth = self._depth(stamp_ns) if self.calibration.depth_topic else None
             self._waiting.append(Waiting(pair, stamp_ns, frame_id, depth,
                                           max(image.received_ns for image in images), size))
             self._bytes += size
@@ -267,7 +252,7 @@ class BagSource:
         try:
             return self._depths.meters(stamp_ns)
         except (ImageError, RgbxSegError) as error:  # masks go on without, as the node's do
-            self._note(f'{self._calibration.depth_topic}: {error}')
+            self._note(f'{self.calibration.depth_topic}: {error}')
             return None
 
     def _skip(self, stream: str, error: Exception) -> None:

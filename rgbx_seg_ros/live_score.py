@@ -30,7 +30,6 @@ from rgbx_seg_ros.sync import JUMP_NS
 KEPT = 64  # labels, and masks, that wait for each other: two seconds of a camera
 KEPT_BYTES = 64 << 20  # of each
 QUEUE = 4  # joined ones that wait for the thread
-STRIP = 1 << 16  # pixels that are counted at once
 
 Image = NDArray[np.uint8]
 Read = Callable[[], Image]  # returns a label's class ids (H, W), or raises RgbxSegError
@@ -157,10 +156,7 @@ class LiveScore:
         """Return the counts of one image, all or none."""
         _check_size(label, mask.shape)
         confusion = Confusion(self._confusion.n_classes)
-        # In strips, for numpy.bincount holds the GIL, for which the engine's thread would wait.
-        rows = max(1, STRIP // mask.shape[1])
-        for top in range(0, mask.shape[0], rows):
-            confusion.update(mask[top:top + rows], label[top:top + rows])
+        confusion.update(mask, label)
         return confusion
 
     def _publish(self) -> None:

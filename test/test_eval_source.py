@@ -474,15 +474,17 @@ def test_the_calibration_is_there_before_the_first_pair(tmp_path):
     messages = [*drive(), *INFOS, tf('base', 'rgb_optical', 0.1, 450), tf('base', 'ir_optical', 0.3,
                                                                           450)]
     source = opened(tmp_path, messages, settings(given=CALIBRATED))
-    assert (source.rgb_camera.width, source.rgb_camera.k[0]) == (8, 10.0)
-    assert (source.aux_camera.width, source.aux_camera.frame_id) == (5, 'ir_optical')
-    np.testing.assert_allclose(source.extrinsics.translation, [-0.2, 0, 0])  # rgb into aux
+    found = source.calibration
+    assert (found.rgb_camera.width, found.rgb_camera.k[0]) == (8, 10.0)
+    assert (found.aux_camera.width, found.aux_camera.frame_id) == (5, 'ir_optical')
+    np.testing.assert_allclose(found.extrinsics.translation, [-0.2, 0, 0])  # rgb into aux
     registration = SimpleNamespace()
     source.calibrate(registration)
     assert (registration.rgb_camera, registration.aux_camera, registration.extrinsics) == (
-        source.rgb_camera, source.aux_camera, source.extrinsics)
+        found.rgb_camera, found.aux_camera, found.extrinsics)
     assert len(list(source)) == 6 and source.sync()['notes'] == []
-    assert opened(tmp_path, messages, name='plain').rgb_camera is None  # nobody needs it
+    plain = opened(tmp_path, messages, name='plain')
+    assert plain.calibration.rgb_camera is None  # nobody needs it
 
 
 @pytest.mark.parametrize('messages, told', [
@@ -505,7 +507,7 @@ def test_a_calibration_that_changes_within_the_bag_is_told_once(tmp_path):
     list(source)
     (note,) = source.sync()['notes']
     assert note.startswith('/cam/rgb/camera_info changes within the bag')
-    assert source.rgb_camera.k[0] == 10
+    assert source.calibration.rgb_camera.k[0] == 10
 
 
 def test_depth_is_the_nearest_that_came_before_the_pair(tmp_path):

@@ -178,8 +178,7 @@ def test_a_label_of_no_use_is_refused_in_one_sentence_and_leaves_the_score(runni
     assert (found.scored, found.fault, found.miou) == (2, '', 1.0)
 
 
-def test_a_wrong_id_in_the_last_row_leaves_nothing_of_the_label(running, monkeypatch):
-    monkeypatch.setattr(live_score, 'STRIP', 64 * 10)
+def test_a_wrong_id_in_the_last_row_leaves_nothing_of_the_label(running):
     label = ids(1)
     label[-1, -1] = 9
     running.add_label(1, label)
