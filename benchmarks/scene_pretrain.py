@@ -21,7 +21,7 @@ from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import load_config
-from rgbx_seg_train.data.sources import CLASS_SETS, Mixture, open_source
+from rgbx_seg_train.data.sources import Mixture, open_source
 from rgbx_seg_train.preprocess import normalize
 
 TEMPERATURE = 0.07  # of the cosines, as CLIP starts with
@@ -38,7 +38,7 @@ def contrast(s_rgb: Tensor, s_aux: Tensor) -> tuple[Tensor, float]:
 def pretrain(config: Config, steps: int, batch: int, lr: float) -> torch.nn.Module:
     """Return a model whose image tower was trained on the configuration's training data."""
     torch.manual_seed(config.train.seed)
-    model = build_model(config, len(CLASS_SETS[config.data.classes])).train()
+    model = build_model(config, len(config.data.class_infos)).train()
     sets = [open_source(source, config.data) for source in config.data.train]
     data = Mixture(sets, [source.weight for source in config.data.train], config.data,
                    config.augment, config.train.seed)
@@ -50,7 +50,7 @@ def pretrain(config: Config, steps: int, batch: int, lr: float) -> torch.nn.Modu
     optimizer = torch.optim.AdamW(tower, lr, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, steps)
     for step in range(steps):
-        rgb, aux, _ = data.batch(step * batch, batch)
+        rgb, aux = data.batch(step * batch, batch)[:2]
         images = normalize(torch.from_numpy(rgb), torch.from_numpy(aux))
         embeddings = model.embed(*images, [config.data.modality] * batch)
         loss, found = contrast(*embeddings)
@@ -75,7 +75,7 @@ def _main() -> None:
     args = parser.parse_args()
     config = load_config(args.config, args.overrides)
     model = pretrain(config, args.steps, args.batch, args.lr)
-    save_checkpoint(args.out, config, len(CLASS_SETS[config.data.classes]), Progress(),
+    save_checkpoint(args.out, config, len(config.data.class_infos), Progress(),
                     {'model': model.state_dict()})
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -120,8 +120,13 @@ def manifest_of(checkpoint: Checkpoint) -> Manifest:
     """Return the manifest that a checkpoint's bundle will have, without scores and SHA-256."""
     config = checkpoint.config
     data, export = config.data, config.export
-    return Manifest(BUNDLE_FORMAT, config.model.family, config.name, data.modality, data.height,
-                    data.width, aux_encoding(data.modality), CLASS_SETS[data.classes], '',
+    modality = export.modality or data.modality
+    aux = aux_encoding(modality)
+    if export.aux_channels:
+        aux = replace(aux, channels=export.aux_channels)
+    classes = CLASS_SETS[export.classes] if export.classes else data.class_infos
+    return Manifest(BUNDLE_FORMAT, config.model.family, config.name, modality, data.height,
+                    data.width, aux, classes, '',
                     export.training_data, export.data_license, export.model_license, {},
                     config.augment.p_aux_dropout)
 

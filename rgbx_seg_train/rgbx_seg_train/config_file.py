@@ -12,7 +12,7 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,9 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise RgbxSegError(f'{path} is {value!r}; expected a list.')
-        return tuple(_source(item, f'{path}.{n}') for n, item in enumerate(value))
+        kind = typing.get_args(hint)[0]
+        convert = _scalar_of(kind) if kind in (str, int, float) else _source
+        return tuple(convert(item, f'{path}.{n}') for n, item in enumerate(value))
     if typing.get_origin(hint) is Mapping:
         if not isinstance(value, Mapping):
             raise RgbxSegError(f'{path} is {value!r}; expected a mapping of keys.')
@@ -167,6 +169,10 @@ def _convert(value: Any, hint: Any, path: str) -> Any:
     if optional and value is None:
         return None
     return _scalar(value, typing.get_args(hint)[0] if optional else hint, path)
+
+
+def _scalar_of(kind: type) -> Callable[[Any, str], Any]:
+    return lambda value, path: _scalar(value, kind, path)
 
 
 def _source(value: Any, path: str) -> Source:

@@ -26,7 +26,6 @@ from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_train.checkpoint import HEADER, Progress, build_model, save_checkpoint
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import override, parse_config
-from rgbx_seg_train.data.sources import CLASS_SETS
 from rgbx_seg_train.hub import parse_hub_id
 from rgbx_seg_train.models import FAMILIES, find_config, find_family
 from rgbx_seg_train.models.family import Family, Part
@@ -67,7 +66,7 @@ def convert(family: str, preset: str, out: Path, parts: Mapping[str, str], seed:
         _find_part(table, family, name)
     _check_out(out)
     config, told = _config(table, family, preset, overrides)
-    n_classes = len(CLASS_SETS[config.data.classes])
+    n_classes = len(config.data.class_infos)
     torch.manual_seed(seed)
     model = build_model(config, n_classes)
     left, sources = set(model.state_dict()), []

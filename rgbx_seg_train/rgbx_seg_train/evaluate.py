@@ -28,7 +28,7 @@ from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import config_to_dict, load_config, override, parse_config
 from rgbx_seg_train.data.folder import FolderDataset
 from rgbx_seg_train.data.sample import Samples
-from rgbx_seg_train.data.sources import CLASS_SETS, open_source
+from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.score import Score, summarize
 from rgbx_seg_train.torch_engine import TorchEngine, load_graph
 
@@ -131,7 +131,7 @@ def _main() -> None:
         raise RgbxSegError(f'{args.model} is for {manifest.modality}, the data are '
                            f'{config.data.modality}; choose a fitting configuration.')
     known, expected = ({info.id: info.name for info in classes} for classes in
-                       (manifest.classes, CLASS_SETS[config.data.classes]))
+                       (manifest.classes, config.data.class_infos))
     if known != expected:
         raise RgbxSegError(f'{args.model} knows the classes {", ".join(known.values())}, the data '
                            f'are labeled with {", ".join(expected.values())}; choose a fitting '

@@ -28,7 +28,7 @@ from rgbx_seg_ros.topics import Topics
 from rgbx_seg_train.config import DataConfig, Source, SyntheticSource
 from rgbx_seg_train.config_file import load_config
 from rgbx_seg_train.data.sample import Image
-from rgbx_seg_train.data.sources import CLASS_SETS, open_source
+from rgbx_seg_train.data.sources import open_source
 
 SYNTHETIC = 'synthetic:'
 # First seeds of `synthetic:COUNT`; trainings begin at 0, and 2000000 is what they are tested on.
@@ -131,7 +131,7 @@ def _sources(source: str, manifest: Manifest, use: str, overrides: Sequence[str]
     else:
         data = load_config(Path(source), overrides).data
         sources = next((getattr(data, name) for name in SPLITS[use] if getattr(data, name)), ())
-    expected = {info.id: info.name for info in CLASS_SETS[data.classes]}
+    expected = {info.id: info.name for info in data.class_infos}
     if data.modality != manifest.modality:
         raise RgbxSegError(f'{source}: its pairs are RGB and {data.modality}, the bundle takes RGB '
                            f'and {manifest.modality}; choose a fitting source.')

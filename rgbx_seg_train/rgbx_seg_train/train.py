@@ -39,7 +39,6 @@ from rgbx_seg_train.config import Config, TrainConfig
 from rgbx_seg_train.config_file import load_config
 from rgbx_seg_train.data.sample import Image, Sample, Samples
 from rgbx_seg_train.data.sources import (
-    CLASS_SETS,
     Mixture,
     class_frequencies,
     open_source,
@@ -57,6 +56,8 @@ EVAL_BATCH = 8
 SCHEDULES: dict[str, Callable[[float, TrainConfig], float]] = {
     'poly': lambda t, config: (1 - t) ** config.poly_power,
     'cosine': lambda t, config: 0.5 * (1 + math.cos(math.pi * t)),
+    'constant': lambda t, config: 1.0,
+    'plateau': lambda t, config: 1.0,
     'one_cycle': lambda t, config: 0.5 * (1 + math.cos(math.pi * t)) * (1 - 1e-4) + 1e-4,
 }
 
@@ -72,14 +73,14 @@ def train(config: Config, resume: bool = False) -> Path:
     folder = Path(config.out) / config.name
     checkpoint = _checkpoint_to_resume(folder, config) if resume else None
     accelerator = _accelerator(settings)
-    classes = CLASS_SETS[data.classes]
+    classes = data.class_infos
     model = build_model(config, len(classes))  # first: a wrong option shows before the data load
 
     train_sets = [open_source(source, data) for source in data.train]
     validation_sets = [open_source(source, data) for source in data.validate]
     mixture = Mixture(train_sets, [source.weight for source in data.train], data, config.augment,
                       settings.seed)
-    frequencies = torch.from_numpy(class_frequencies(train_sets, len(classes)))
+    frequencies = torch.from_numpy(class_frequencies(train_sets, data))
     weights = class_weights(frequencies, config.loss)
     weights = weights if weights is None else weights.to(accelerator.device)
 
@@ -117,12 +118,12 @@ def train(config: Config, resume: bool = False) -> Path:
         lr = settings.lr * learning_rate_factor(done, settings)
         for group in optimizer.param_groups:
             group['lr'] = lr
-        rgb, aux, label = _to_torch(mixture.batch(step * global_batch + offset,
-                                                  settings.batch_size), accelerator)
+        batch = mixture.batch(step * global_batch + offset, settings.batch_size)
+        rgb, aux, label = _to_torch(batch[:3], accelerator)
         data_s += time.monotonic() - started
 
         stride = config.loss.stride
-        logits = network(*_images(rgb, aux, settings), [data.modality] * len(rgb), stride=stride)
+        logits = network(*_images(rgb, aux, settings), list(batch.modality), stride=stride)
         # Logits lie in the middle of `stride` pixels; taking each of them in turn is fair to all.
         phase = step % stride
         target = label[:, phase::stride, phase::stride].long()
@@ -185,13 +186,13 @@ def learning_rate_factor(progress: float, config: TrainConfig) -> float:
 def validate(model: nn.Module, sets: Sequence[Samples], config: Config,
              accelerator: Accelerator) -> Score:
     """Score the model on all samples of `sets`, at the network's size."""
-    score = Score(len(CLASS_SETS[config.data.classes]))
+    score = Score(len(config.data.class_infos))
     model.eval()
     for samples in sets:
         for first in range(0, len(samples), EVAL_BATCH):
             batch = [_at_size(samples[n], config)
                      for n in range(first, min(first + EVAL_BATCH, len(samples)))]
-            rgb, aux, _ = _to_torch(stack(batch, config.data.zero_aux), accelerator)
+            rgb, aux, _ = _to_torch(stack(batch, config.data)[:3], accelerator)
             logits = model(*_images(rgb, aux, config.train), [s.modality for s in batch])
             labels = logits.argmax(1).to(torch.uint8).cpu().numpy()
             for label, sample in zip(labels, batch, strict=True):
@@ -233,7 +234,7 @@ def _accelerator(settings: TrainConfig) -> Accelerator:
     # Only one modality's LoRA takes part in a step, so other parameters get no gradient.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused],
-                       mixed_precision={'fp32': 'no', 'bf16': 'bf16'}[settings.precision])
+                       mixed_precision=settings.precision.replace('fp32', 'no'))
 
 
 def _optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:

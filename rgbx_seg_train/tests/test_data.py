@@ -33,7 +33,7 @@ def same_everywhere(height=40, width=60, seed=0):
     blocks = np.random.default_rng(seed).integers(0, 9, (height // 10, width // 10))
     label = np.kron(blocks, np.ones((10, 10), int)).astype(np.uint8)
     gray = label * 20 + 10
-    return Sample(np.repeat(gray[..., None], 3, 2), gray[..., None], label, 'thermal', 'x', False)
+    return Sample(np.repeat(gray[..., None], 3, 2), gray[..., None], label, 'thermal', 'x')
 
 
 def test_a_rendered_sample_is_what_the_robot_makes_of_the_sensors_images():
@@ -173,7 +173,7 @@ def test_sources_are_drawn_by_weight():
 
 
 def test_zero_aux_blinds_the_second_camera_alone():
-    rgb, aux, label = mixture([Numbered(1)], [1], zero_aux=True).batch(0, 2)
+    rgb, aux, label, *_ = mixture([Numbered(1)], [1], zero_aux=True).batch(0, 2)
     assert rgb.any() and label.any() and not aux.any()
 
 
@@ -183,10 +183,10 @@ def test_nothing_to_train_on_is_an_error():
 
 
 def test_class_frequencies_are_shares_and_strange_ids_are_named():
-    shares = class_frequencies([Numbered(1, 3), Numbered(2, 1)], 9)
+    shares = class_frequencies([Numbered(1, 3), Numbered(2, 1)], DataConfig())
     np.testing.assert_allclose(shares[:4], [0, 0.75, 0.25, 0])
     with pytest.raises(RgbxSegError, match='the id 9'):
-        class_frequencies([Numbered(9)], 9)
+        class_frequencies([Numbered(9)], DataConfig())
 
 
 def folder(root, **settings):

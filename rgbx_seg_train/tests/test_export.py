@@ -23,7 +23,7 @@ from rgbx_seg_train import evaluate as evaluate_module
 from rgbx_seg_train import export as export_module
 from rgbx_seg_train import onnx_graph, parity
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
-from rgbx_seg_train.config import FolderSource
+from rgbx_seg_train.config import DataConfig, FolderSource
 from rgbx_seg_train.config_file import config_to_dict, parse_config
 from rgbx_seg_train.data.folder import FolderDataset
 from rgbx_seg_train.data.rendered import RenderSettings, render_sample
@@ -323,7 +323,7 @@ def test_each_modality_trains_and_reaches_a_bundle_with_nothing_downloaded(tmp_p
 def test_the_tiny_network_learns_from_another_modality_than_thermal(modality):
     torch.manual_seed(0)
     settings = RenderSettings(0, 2, modality, 96, 128)
-    scenes = stack([render_sample(seed, settings) for seed in (0, 1)], zero_aux=False)
+    scenes = stack([render_sample(seed, settings) for seed in (0, 1)], DataConfig())[:3]
     rgb, aux, label = map(torch.from_numpy, scenes)
     model = find_family('segrgbx').build(find_config('segrgbx', 'tiny'), 9)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)

@@ -14,7 +14,7 @@ from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_train.checkpoint import manifest_of
 from rgbx_seg_train.config import DataConfig, FolderSource, SyntheticSource
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION, translation, voc_color
-from rgbx_seg_train.data.sources import open_source
+from rgbx_seg_train.data.sources import open_source, stack
 from rgbx_seg_train.data.synthetic import CLASSES
 
 SIZES = {'mfnet': 9, 'pst900': 5, 'fmb': 14, 'deliver': 25, 'nyu40': 40, 'zju': 8, 'urbanlf': 14,
@@ -126,7 +126,8 @@ def test_rendered_scenes_come_under_any_set_and_are_rendered_once(tmp_path):
             expected = np.full_like(mine.label, UNLABELED)
             for ours, theirs in enumerate(translation('mfnet', name)[:9]):
                 expected[mine.label == ours] = theirs
-            np.testing.assert_array_equal(sample.label, expected)
+            np.testing.assert_array_equal(stack([sample], data[name]).label[0], expected)
+            assert sample.classes == ('mfnet' if name == 'union70' else name)
             np.testing.assert_array_equal(sample.rgb, mine.rgb)
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -241,7 +241,8 @@ def test_the_learning_rate_rises_then_falls_to_zero():
         config = TrainConfig(schedule=schedule, warmup=0.1, poly_power=1.0)
         factors = [learning_rate_factor(n / 100, config) for n in range(101)]
         assert factors[10] == pytest.approx(1.0)
-        assert factors[0] < 0.02 and factors[-1] < 0.001
+        assert factors[0] < 0.02
+        assert factors[-1] < 0.001 or schedule in ('constant', 'plateau')
         assert factors[:11] == sorted(factors[:11])
         assert factors[10:] == sorted(factors[10:], reverse=True)
         assert learning_rate_factor(1.7, config) == factors[-1]

@@ -11,7 +11,7 @@ import numpy as np
 
 from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_ros.segmenter import resize_to
-from rgbx_seg_train.config import AugmentConfig
+from rgbx_seg_train.config_augment import AugmentConfig
 from rgbx_seg_train.data.sample import Image, Sample
 
 Rng = np.random.Generator

@@ -12,32 +12,31 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED, ClassInfo
 from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_ros.thermal import to_uint8
-from rgbx_seg_train.config import FolderSource
+from rgbx_seg_train.config_sources import FolderSource
 from rgbx_seg_train.data.boxes import Box, read_boxes, weak_label
-from rgbx_seg_train.data.sample import Image, Sample, night_of
+from rgbx_seg_train.data.images import list_files, list_images, read_color, read_raw
+from rgbx_seg_train.data.sample import Image, Sample, night_of, time_of
 from rgbx_seg_train.data.synthetic import aux_encoding
-
-SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff')
 
 
 class FolderDataset:
     """Pairs of a folder that have a label or boxes, kept in memory; see `sample.Samples`."""
 
     def __init__(self, source: FolderSource, modality: str,
-                 classes: Sequence[ClassInfo]) -> None:
-        """Find the pairs; RgbxSegError if there are none."""
+                 classes: Sequence[ClassInfo], own: str = '') -> None:
+        """Find the pairs; RgbxSegError if there are none. `own` names the set of the classes."""
         root = Path(source.root)
+        self._own = own
         self.modality, self._n_classes = modality, len(classes)
         self._rgb, self._aux = (_images(root / name) for name in ('rgb', modality))
         self._labels = _images(root / source.label_dir, needed=not source.boxes_dir)
-        boxes = _files(root / source.boxes_dir, ('.txt',)) if source.boxes_dir else {}
+        boxes = list_files(root / source.boxes_dir, ('.txt',)) if source.boxes_dir else {}
         self._boxes = boxes
         names = sorted((self._rgb.keys() & self._aux.keys())
                        & (self._labels.keys() | boxes.keys()))
@@ -66,10 +65,7 @@ class FolderDataset:
         return read_boxes(path, *self[index].label.shape) if path else ()
 
     def _load(self, name: str) -> Sample:
-        rgb = cv2.cvtColor(_read(self._rgb[name], cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        raw = _read(self._aux[name], cv2.IMREAD_UNCHANGED)
-        if raw.ndim == 3:
-            raw = cv2.cvtColor(raw, cv2.COLOR_BGR2RGB)
+        rgb, raw = read_color(self._rgb[name]), read_raw(self._aux[name])
         aux = to_uint8(raw, aux_encoding(self.modality))
         size = rgb.shape[:2]
         if aux.shape[:2] != size:
@@ -78,12 +74,13 @@ class FolderDataset:
         if name in self._boxes:
             gray = aux if aux.ndim == 2 else aux.max(2)
             label = weak_label(label, read_boxes(self._boxes[name], *size), gray)
-        return Sample(rgb, aux.reshape(*size, -1), label, self.modality, name, night_of(name))
+        return Sample(rgb, aux.reshape(*size, -1), label, self.modality, name,
+                      time_of(night_of(name)), self._own)
 
     def _read_label(self, name: str, size: tuple[int, int]) -> Image | None:
         if name not in self._labels:
             return None
-        label = _read(self._labels[name], cv2.IMREAD_UNCHANGED)
+        label = read_raw(self._labels[name])
         if label.shape != size or label.dtype != np.uint8:
             raise RgbxSegError(f'{self._labels[name]}: {label.dtype} {label.shape}; expected uint8 '
                                f'{size}, one id for each pixel of the RGB image.')
@@ -112,18 +109,4 @@ def _chosen(name: str, source: FolderSource) -> bool:
 
 
 def _images(folder: Path, needed: bool = True) -> dict[str, Path]:
-    return _files(folder, SUFFIXES) if needed or folder.is_dir() else {}
-
-
-def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise RgbxSegError(f'{folder}: no such folder; expected one with '
-                           f'{", ".join(suffixes)} files; check the root of the source.')
-    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes}
-
-
-def _read(path: Path, flags: int) -> np.ndarray:
-    image = cv2.imread(str(path), flags)
-    if image is None:
-        raise RgbxSegError(f'{path}: cannot be decoded as an image; replace or remove it.')
-    return image
+    return list_images(folder) if needed or folder.is_dir() else {}

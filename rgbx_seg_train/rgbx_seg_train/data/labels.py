@@ -12,9 +12,13 @@ in one of them, so that going back to a data set is a choice of channels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED, ClassInfo
 from rgbx_seg_train.data.synthetic import CLASSES
 
@@ -126,6 +130,26 @@ TO_UNION: dict[str, tuple[int, ...]] = {
 }
 
 
+def own_classes(names: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
+    """Return the classes of a mapping name -> color [r, g, b] or None, ids in its order."""
+    if len(names) > UNLABELED:
+        raise RgbxSegError(f'own_classes names {len(names)} classes; expected at most {UNLABELED}; '
+                           'leave some out.')
+    infos = []
+    for number, (name, color) in enumerate(names.items()):
+        if not isinstance(name, str) or not name:
+            raise RgbxSegError(f'own_classes has the name {name!r}; expected a text; quote it.')
+        if color is None:
+            color = voc_color(number)
+        good = isinstance(color, (list, tuple)) and len(color) == 3 and all(
+            type(value) is int and 0 <= value <= 255 for value in color)
+        if not good:
+            raise RgbxSegError(f'own_classes.{name} is {color!r}; expected [red, green, blue] of '
+                               '0..255, or null for a color of our choice.')
+        infos.append(ClassInfo(number, name, tuple(color)))
+    return tuple(infos)
+
+
 def translation(source: str, target: str) -> NDArray[np.uint8]:
     """Return the table uint8 (256,) that turns ids of one set into ids of another.
 
@@ -137,3 +161,13 @@ def translation(source: str, target: str) -> NDArray[np.uint8]:
     table = np.full(256, UNLABELED, np.uint8)
     table[:len(TO_UNION[source])] = [there.get(union, UNLABELED) for union in TO_UNION[source]]
     return table
+
+
+def channels(source: str, target: str) -> tuple[int, ...]:
+    """Return for each class of a data set the channel of a network with the classes `target`.
+
+    255 stands where the network has none. Eq. 8's remap() is the choice of these channels.
+    """
+    if source == target:
+        return tuple(range(len(CLASS_SETS[source]))) if source in CLASS_SETS else ()
+    return tuple(int(c) for c in translation(source, target)[:len(TO_UNION[source])])

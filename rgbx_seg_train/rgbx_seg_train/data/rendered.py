@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_ros.thermal import to_uint8
-from rgbx_seg_train.data.sample import Sample
+from rgbx_seg_train.data.sample import Sample, time_of
 from rgbx_seg_train.data.synthetic import Scene, aux_encoding
 
 SENSOR_HEIGHT, SENSOR_WIDTH = 480, 640  # what the robot's cameras deliver
@@ -52,10 +53,22 @@ class SyntheticDataset:
         self.folder = Path(cache_dir) / f'synthetic-{settings.modality}-{_key(settings)}'
         if not self.folder.is_dir():
             _build_cache(settings, self.folder)
+        self._open()
+
+    def _open(self) -> None:
         self._rgb, self._aux, self._label, self._night = (
             np.load(self.folder / f'{name}.npy', mmap_mode='r')
             for name in ('rgb', 'aux', 'label', 'night')
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the images out, which another process maps from disk too."""
+        return {'settings': self.settings, 'folder': self.folder}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Map the images again."""
+        self.__dict__.update(state)
+        self._open()
 
     def __len__(self) -> int:
         """Return the number of scenes."""
@@ -65,7 +78,8 @@ class SyntheticDataset:
         """Return one scene as memory-mapped, read-only arrays."""
         seed = self.settings.first_seed + index
         return Sample(self._rgb[index], self._aux[index], self._label[index],
-                      self.settings.modality, f'{seed:08d}', bool(self._night[index]))
+                      self.settings.modality, f'{seed:08d}', time_of(bool(self._night[index])),
+                      'mfnet')
 
 
 def render_sample(seed: int, settings: RenderSettings) -> Sample:
@@ -80,7 +94,7 @@ def render_sample(seed: int, settings: RenderSettings) -> Sample:
     aux = resize_to(to_uint8(getattr(seen, settings.modality), encoding), *size)
     label = cv2.resize(seen.label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return Sample(resize_to(seen.rgb, *size), aux.reshape(*size, encoding.channels), label,
-                  settings.modality, f'{seed:08d}', seen.night)
+                  settings.modality, f'{seed:08d}', time_of(seen.night), 'mfnet')
 
 
 def _key(settings: RenderSettings) -> str:

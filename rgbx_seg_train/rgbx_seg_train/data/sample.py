@@ -4,13 +4,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rgbx_seg_ros import RgbxSegError
+
 Image = NDArray[np.uint8]
+
+
+class CorruptImage(RgbxSegError):
+    """A file that should hold an image and cannot be decoded: training may go on without it."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,14 @@ class Sample:
     label: Image  # (H, W) class ids, 255 unlabeled
     modality: str
     name: str
-    night: bool
+    # what scores are told apart by: {'time': 'night', 'weather': 'fog', 'case': 'motionblur'}
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    classes: str = ''  # the class set of the ids; empty = the network's
+
+    @property
+    def night(self) -> bool:
+        """Return whether it was taken at night, as far as is known."""
+        return self.conditions.get('time') == 'night'
 
 
 class Samples(Protocol):
@@ -32,9 +46,31 @@ class Samples(Protocol):
         """Return how many there are."""
 
     def __getitem__(self, index: int) -> Sample:
-        """Return one of them; its arrays must not be written to."""
+        """Return one of them; its arrays must not be written to.
+
+        Raises:
+            CorruptImage: a file of this sample cannot be decoded.
+
+        """
+
+
+class Batch(NamedTuple):
+    """Samples of one size."""
+
+    rgb: Image  # (B, H, W, 3)
+    aux: Image  # (B, H, W, C), C = 3 where any sample has 3
+    label: Image  # (B, H, W) ids of the network's classes, 255 unlabeled
+    modality: tuple[str, ...]
+    classes: tuple[str, ...]  # class set of each sample; the network's own name where it is that
+    names: tuple[str, ...]
+    corrupt: tuple[str, ...] = ()  # sentences about samples that could not be read
 
 
 def night_of(name: str) -> bool:
     """Return whether a file name tells of night, as MFNet's do by their last letter."""
     return name.endswith('N')
+
+
+def time_of(night: bool) -> dict[str, str]:
+    """Return the conditions of a sample of which only the time of day is known."""
+    return {'time': 'night' if night else 'day'}

@@ -1,0 +1,151 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the public data sets have in common: entries of files, found first and read one by one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.manifest import UNLABELED
+from rgbx_seg_ros.segmenter import resize_to
+from rgbx_seg_train.data.images import read_color, read_raw
+from rgbx_seg_train.data.sample import CorruptImage, Image, Sample
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class Entry(NamedTuple):
+    """The files of one sample."""
+
+    name: str
+    rgb: Path
+    aux: tuple[Path, ...]  # none where aux lies in the RGB file or does not exist
+    label: Path
+    conditions: Mapping[str, str] = NOTHING
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Return all files, in the order rgb, aux, label."""
+        return (self.rgb, *self.aux, self.label)
+
+
+class PublicSet(ABC):
+    """One split of a public data set as `sample.Samples`; a subclass finds and reads its files.
+
+    `find` lists what the split should hold, whether or not the files are there; `COUNTS` has the
+    official number of samples by split.
+    """
+
+    COUNTS: ClassVar[Mapping[str, int]] = {}
+    modality: str = 'thermal'
+    classes: str
+
+    @classmethod
+    def classes_of(cls, source: Any) -> str:
+        """Return the name of the class set of a source's labels."""
+        return cls.classes
+
+    @classmethod
+    def modality_of(cls, source: Any) -> str:
+        """Return the modality of a source's second image."""
+        return cls.modality
+
+    def __init__(self, source: Any) -> None:
+        """Find what the split should hold; RgbxSegError if that is nothing."""
+        self.source, self.root = source, Path(source.root)
+        if not self.root.is_dir():
+            raise RgbxSegError(f'{self.root}: no such folder; expected the {source.kind} data set; '
+                               'correct root.')
+        self.classes, self.modality = self.classes_of(source), self.modality_of(source)
+        self.entries = self.find()
+        if not self.entries:
+            raise RgbxSegError(f'{self.root}: no sample of the split "{source.split}" of '
+                               f'{source.kind} is there; see `rgbx_check_data {source.kind} '
+                               f'{self.root}`.')
+
+    @abstractmethod
+    def find(self) -> list[Entry]:
+        """Return the samples of the split, in a fixed order."""
+
+    def read_rgb(self, entry: Entry) -> Image:
+        """Return RGB uint8 (H, W, 3)."""
+        return read_color(entry.rgb)
+
+    @abstractmethod
+    def read_aux(self, entry: Entry) -> Image:
+        """Return aux uint8 (h, w) or (h, w, C)."""
+
+    @abstractmethod
+    def read_label(self, entry: Entry) -> Image:
+        """Return training ids uint8 (H, W), 255 ignored; RgbxSegError names a strange value."""
+
+    def require_files(self) -> None:
+        """Raise RgbxSegError if a file of the split is missing."""
+        missing = [path for entry in self.entries for path in entry.files if not path.is_file()]
+        if missing:
+            raise RgbxSegError(f'{missing[0]}: no such file, and {len(missing) - 1} others are '
+                               f'missing; expected all of the split "{self.source.split}"; see '
+                               f'`rgbx_check_data {self.source.kind} {self.root}`.')
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return one sample; aux comes at the size of the label, as RGB has it."""
+        entry = self.entries[index]
+        rgb, aux, label = self.read_rgb(entry), self.read_aux(entry), self.read_label(entry)
+        size = label.shape
+        if rgb.shape[:2] != size:
+            raise CorruptImage(f'{entry.label}: the label is {size[1]}x{size[0]} and the RGB image '
+                               f'{rgb.shape[1]}x{rgb.shape[0]}; expected one size; replace them.')
+        if aux.shape[:2] != size:
+            aux = resize_to(aux, *size)
+        return Sample(rgb, aux.reshape(*size, -1), label, self.modality, entry.name,
+                      entry.conditions, self.classes)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the names in a list of a split, without blanks, comments and suffixes' spaces."""
+    if not path.is_file():
+        raise RgbxSegError(f'{path}: no such list; expected a name in each line; check the split '
+                           'and root.')
+    lines = path.read_text(encoding='utf-8', errors='replace').splitlines()
+    return [line.strip() for line in lines if line.strip()]
+
+
+def read_ids(path: Path, table: Image) -> Image:
+    """Return the ids of a label image (H, W) through a table uint8 (256,); -1 is never there.
+
+    `table` holds training ids, UNLABELED for what is ignored, and `INVALID` for values that no
+    label of the data set may have.
+    """
+    raw = read_raw(path)
+    if raw.ndim == 3:
+        raw = raw[..., 0]
+    if raw.dtype != np.uint8:
+        raise RgbxSegError(f'{path}: the label is {raw.dtype}; expected uint8; replace it.')
+    ids = table[raw]
+    if (ids == INVALID).any():
+        value = int(raw[ids == INVALID][0])
+        raise RgbxSegError(f'{path}: the label has the value {value}, which the data set does not '
+                           'know; expected one of its ids; replace the file.')
+    return ids
+
+
+INVALID = UNLABELED - 1  # in a table of `read_ids`
+
+
+def id_table(ids: Mapping[int, int]) -> Image:
+    """Return the table uint8 (256,) of `read_ids` for raw -> training ids; others are invalid."""
+    table = np.full(256, INVALID, np.uint8)
+    for raw, own in ids.items():
+        table[raw] = own
+    return table
