@@ -26,7 +26,7 @@ from rgbx_seg_train.data.synthetic import aux_encoding
 
 
 class FolderDataset:
-    """Pairs of a folder that have a label or boxes, kept in memory; see `sample.Samples`."""
+    """Pairs of a folder that have a label or boxes, read when asked for; see `sample.Samples`."""
 
     def __init__(self, source: FolderSource, modality: str,
                  classes: Sequence[ClassInfo], own: str = '') -> None:
@@ -41,7 +41,7 @@ class FolderDataset:
         names = sorted((self._rgb.keys() & self._aux.keys())
                        & (self._labels.keys() | boxes.keys()))
         self.names = [name for name in names if _chosen(name, source)]
-        self._loaded: dict[str, Sample] = {}
+        self._latest: tuple[str, Sample] | None = None  # whoever scores asks for its boxes, too
         if not self.names:
             raise RgbxSegError(
                 f'{root}: {len(self._rgb)} RGB and {len(self._aux)} {modality} images hold no '
@@ -55,9 +55,10 @@ class FolderDataset:
     def __getitem__(self, index: int) -> Sample:
         """Return one pair at the size of its RGB image."""
         name = self.names[index]
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
-        return self._loaded[name]
+        latest = self._latest  # read once: another thread may replace it
+        if latest is None or latest[0] != name:
+            latest = self._latest = name, self._load(name)
+        return latest[1]
 
     def boxes(self, index: int) -> tuple[Box, ...]:
         """Return the human boxes of one pair, in pixels of its RGB image."""

@@ -136,6 +136,11 @@ class Mixture:
         """Return the number of samples of an epoch."""
         return int(self._ends[-1])
 
+    @property
+    def sample_bytes(self) -> int:
+        """Return the most memory that one sample takes in a batch."""
+        return self._data.height * self._data.width * 7  # RGB, three channels of aux, label
+
     def __getitem__(self, n: int) -> Sample:
         """Return the nth sample of an endless row; CorruptImage if it cannot be read."""
         rng = np.random.Generator(np.random.SFC64([self._seed, n]))
