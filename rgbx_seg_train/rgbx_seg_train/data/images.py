@@ -1,6 +1,10 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reads image files of data sets: what cannot be decoded is named, never half-read."""
+"""Reads image files of data sets: what cannot be decoded is named, never half-read.
+
+Label images are read by Pillow: OpenCV turns the ids of an indexed PNG into the colors of its
+palette.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.data.sample import CorruptImage, Image
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.tif', '.tiff')
+JPEG = ('.jpg', '.jpeg')
+START_OF_SCAN, END_OF_IMAGE = b'\xff\xda', b'\xff\xd9'
+EXIF_ORIENTATION, TRANSPOSED = 0x0112, (5, 6, 7, 8)  # a camera that was held upright
+# What Pillow raises for bytes that are no image, or one of more pixels than it allows.
+BROKEN = (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError)
 
 
 def list_images(folder: Path) -> dict[str, Path]:
@@ -44,11 +54,42 @@ def read_raw(path: Path) -> NDArray[np.generic]:
     return image
 
 
+def read_label(path: Path) -> NDArray[np.generic]:
+    """Return a label image as it is stored: ids (H, W), also of an indexed PNG, or RGB(A)."""
+    try:
+        with Pillow.open(path) as image:
+            label = np.asarray(image)
+    except BROKEN:
+        raise _corrupt(path) from None
+    return label.astype(np.uint8) if label.dtype == np.bool_ else label  # PNG of 1 bit
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return height and width from the head of an image, as `read_color` will give it."""
+    try:
+        with Pillow.open(path) as image:
+            turned = image.getexif().get(EXIF_ORIENTATION) in TRANSPOSED
+            return image.size if turned else image.size[::-1]
+    except BROKEN:
+        raise _corrupt(path) from None
+
+
 def _read(path: Path, flags: int) -> NDArray[np.generic]:
     try:
-        image = cv2.imread(str(path), flags)
-    except cv2.error:  # more pixels than OpenCV allows
+        data = np.fromfile(path, np.uint8)
+        whole = path.suffix.lower() not in JPEG or _ends(data.tobytes())
+        image = cv2.imdecode(data, flags) if whole and data.size else None
+    except (OSError, cv2.error):  # not there; more pixels than OpenCV allows
         image = None
     if image is None:
-        raise CorruptImage(f'{path}: cannot be decoded as an image; replace or remove it.')
+        raise _corrupt(path)
     return image
+
+
+def _ends(data: bytes) -> bool:
+    """Return whether a JPEG was written to its end: decoders fill what is missing with gray."""
+    return data.rfind(END_OF_IMAGE) > data.rfind(START_OF_SCAN)
+
+
+def _corrupt(path: Path) -> CorruptImage:
+    return CorruptImage(f'{path}: cannot be decoded as an image; replace or remove it.')

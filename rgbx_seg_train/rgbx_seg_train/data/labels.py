@@ -51,6 +51,8 @@ _FMB = _classes(  # the protocol of 14: its background, raw id 0, is ignored
     ('motorcycle', (140, 153, 105)), ('bicycle', (158, 215, 222)), ('pole', (90, 113, 135)),
 )
 
+_FMB15 = _classes(('background', (0, 0, 0)), *((info.name, info.color) for info in _FMB))
+
 _DELIVER = _classes(
     ('building', (70, 70, 70)), ('fence', (100, 40, 40)), ('other', (55, 90, 80)),
     ('pedestrian', (220, 20, 60)), ('pole', (153, 153, 153)), ('road_line', (157, 234, 50)),
@@ -108,6 +110,7 @@ CLASS_SETS: dict[str, tuple[ClassInfo, ...]] = {
     'mfnet': CLASSES,
     'pst900': _PST900,
     'fmb': _FMB,
+    'fmb15': _FMB15,
     'deliver': _DELIVER,
     'nyu40': _NYU40,
     'zju': _ZJU,
@@ -116,12 +119,13 @@ CLASS_SETS: dict[str, tuple[ClassInfo, ...]] = {
 }
 
 _NONE = UNLABELED
-# The union's id of each class. PST900 and FMB are no part of the union and only meet it; PST900's
+# The union's id of each class. PST900 and FMB are no part of the union and only meet it; their
 # background is what MFNet calls unlabeled.
 TO_UNION: dict[str, tuple[int, ...]] = {
     'mfnet': (25, 9, 3, 22, 26, 27, 16, 28, 29),
     'pst900': (25, _NONE, _NONE, _NONE, 3),
     'fmb': (6, 7, 0, 17, 11, 8, 12, 3, 9, 24, 23, _NONE, 22, 4),
+    'fmb15': (25, 6, 7, 0, 17, 11, 8, 12, 3, 9, 24, 23, _NONE, 22, 4),
     'deliver': tuple(range(25)),
     'nyu40': (10, *range(30, 59), 3, *range(59, 68)),
     'zju': (0, 68, 9, 6, 8, 12, 3, 22),

@@ -5,18 +5,30 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_ros.segmenter import resize_to
-from rgbx_seg_train.data.images import read_color, read_raw
+from rgbx_seg_ros.thermal import to_uint8
+from rgbx_seg_train.data.images import (
+    SUFFIXES,
+    image_size,
+    list_images,
+    read_color,
+    read_label,
+    read_raw,
+)
+from rgbx_seg_train.data.labels import Color
 from rgbx_seg_train.data.sample import CorruptImage, Image, Sample
+from rgbx_seg_train.data.synthetic import aux_encoding
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -86,6 +98,18 @@ class PublicSet(ABC):
     def read_label(self, entry: Entry) -> Image:
         """Return training ids uint8 (H, W), 255 ignored; RgbxSegError names a strange value."""
 
+    def read_pair(self, entry: Entry) -> tuple[Image, Image]:
+        """Return rgb and aux; a set that keeps both in one file decodes it once."""
+        return self.read_rgb(entry), self.read_aux(entry)
+
+    def rgb_size(self, entry: Entry) -> tuple[int, int]:
+        """Return height and width of the RGB image without decoding it."""
+        return image_size(entry.rgb)
+
+    def expected(self) -> int | None:
+        """Return the official number of samples of this split, None where there is none."""
+        return self.COUNTS.get(self.source.split)
+
     def require_files(self) -> None:
         """Raise RgbxSegError if a file of the split is missing."""
         missing = [path for entry in self.entries for path in entry.files if not path.is_file()]
@@ -101,7 +125,7 @@ class PublicSet(ABC):
     def __getitem__(self, index: int) -> Sample:
         """Return one sample; aux comes at the size of the label, as RGB has it."""
         entry = self.entries[index]
-        rgb, aux, label = self.read_rgb(entry), self.read_aux(entry), self.read_label(entry)
+        (rgb, aux), label = self.read_pair(entry), self.read_label(entry)
         size = label.shape
         if rgb.shape[:2] != size:
             raise CorruptImage(f'{entry.label}: the label is {size[1]}x{size[0]} and the RGB image '
@@ -110,6 +134,44 @@ class PublicSet(ABC):
             aux = resize_to(aux, *size)
         return Sample(rgb, aux.reshape(*size, -1), label, self.modality, entry.name,
                       entry.conditions, self.classes)
+
+
+def read_aux_image(path: Path, modality: str) -> Image:
+    """Return an aux image as the robot makes it from its camera's: uint8 (h, w) or (h, w, C)."""
+    raw = read_raw(path)
+    if raw.ndim == 3 and raw.shape[2] == 4:  # transparency says nothing
+        raw = np.ascontiguousarray(raw[..., :3])
+    try:
+        return to_uint8(raw, aux_encoding(modality))
+    except RgbxSegError as error:
+        raise RgbxSegError(f'{path}: {error}') from None
+
+
+def pair_up(folders: Sequence[Path], names: Iterable[str] | None = None
+            ) -> dict[str, tuple[Path, ...]]:
+    """Return name -> file in each folder, whether or not it is there.
+
+    The names are those given, or of all images in any of the folders, sorted.
+    """
+    found = [list_images(folder) for folder in folders]
+    if names is None:
+        names = sorted(set().union(*found))
+    suffixes = [next(iter(images.values())).suffix if images else '.png' for images in found]
+    return {name: tuple(images.get(name, folder / f'{name}{suffix}') for folder, images, suffix
+                        in zip(folders, found, suffixes, strict=True)) for name in names}
+
+
+def read_names(path: Path) -> list[str]:
+    """Return the stems in the first column of a split's list, each once, in its order."""
+    firsts = (Path(line.split()[0]) for line in read_lines(path))
+    return list(dict.fromkeys(
+        first.stem if first.suffix.lower() in SUFFIXES else first.name for first in firsts))
+
+
+def time_in_name(name: str) -> Mapping[str, str]:
+    """Return the time of day that names such as MFNet's 00001D and 00002N tell, else nothing."""
+    time = {'D': 'day', 'N': 'night'}.get(name[-1:])
+    return {'time': time} if time and name[-2:-1].isdigit() else NOTHING
 
 
 def read_lines(path: Path) -> list[str]:
@@ -125,19 +187,47 @@ def read_ids(path: Path, table: Image) -> Image:
     """Return the ids of a label image (H, W) through a table uint8 (256,); -1 is never there.
 
     `table` holds training ids, UNLABELED for what is ignored, and `INVALID` for values that no
-    label of the data set may have.
+    label of the data set may have. Of several channels the first has the ids.
     """
-    raw = read_raw(path)
+    return ids_of(path, read_label(path), table)
+
+
+def ids_of(path: Path, raw: NDArray[np.generic], table: Image) -> Image:
+    """Return `read_ids` of a file that has been read."""
     if raw.ndim == 3:
-        raw = raw[..., 0]
+        raw = np.ascontiguousarray(raw[..., 0])
     if raw.dtype != np.uint8:
         raise RgbxSegError(f'{path}: the label is {raw.dtype}; expected uint8; replace it.')
-    ids = table[raw]
-    if (ids == INVALID).any():
-        value = int(raw[ids == INVALID][0])
-        raise RgbxSegError(f'{path}: the label has the value {value}, which the data set does not '
-                           'know; expected one of its ids; replace the file.')
+    ids = cv2.LUT(raw, table)
+    strange = ids == INVALID
+    if strange.any():
+        raise RgbxSegError(f'{path}: the label has the value {int(raw[strange][0])}, which the '
+                           'data set does not know; expected one of its ids; replace the file.')
     return ids
+
+
+def ids_of_colors(path: Path, image: NDArray[np.generic], colors: Sequence[Color],
+                  ignored: Sequence[Color] = ()) -> Image:
+    """Return the index (H, W) in `colors` of each RGB(A) pixel, 255 for those of `ignored`."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] < 3:
+        raise RgbxSegError(f'{path}: the label is {image.dtype} {image.shape}; expected uint8 of 3 '
+                           'channels, the colors of classes; replace it.')
+    known = [*colors, *ignored]
+    ids = np.array([*range(len(colors)), *[UNLABELED] * len(ignored)], np.uint8)
+    codes = np.array([_code(*np.array(color, np.int32)) for color in known])
+    order = np.argsort(codes, kind='stable')  # of two classes with one color the first
+    pixels = _code(*(image[..., channel].astype(np.int32) for channel in range(3)))
+    place = np.minimum(np.searchsorted(codes[order], pixels), len(known) - 1)
+    strange = codes[order][place] != pixels
+    if strange.any():
+        found = tuple(int(value) for value in image[strange][0, :3])
+        raise RgbxSegError(f'{path}: the label has the color {found}, which no class has; expected '
+                           'those of the classes; replace the file.')
+    return ids[order][place]
+
+
+def _code(red: Any, green: Any, blue: Any) -> Any:
+    return (red << 16) + (green << 8) + blue
 
 
 INVALID = UNLABELED - 1  # in a table of `read_ids`

@@ -4,6 +4,15 @@
 
 from __future__ import annotations
 
+from rgbx_seg_train.data.fmb import FMB
+from rgbx_seg_train.data.mfnet import MFNet
+from rgbx_seg_train.data.msrs import MSRS
+from rgbx_seg_train.data.pst900 import PST900
 from rgbx_seg_train.data.public import PublicSet
 
-PUBLIC_SETS: dict[str, type[PublicSet]] = {}
+PUBLIC_SETS: dict[str, type[PublicSet]] = {
+    'mfnet': MFNet,
+    'pst900': PST900,
+    'fmb': FMB,
+    'msrs': MSRS,
+}
