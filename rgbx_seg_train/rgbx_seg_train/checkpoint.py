@@ -3,18 +3,26 @@
 """One file that restarts a run or gives its model: weights, optimizer, step, configuration.
 
 It is a safetensors file, so reading one runs no code. Tensors are named `model/…`, `ema/…`,
-`optimizer/<parameter>/…` and `rng`; the rest is JSON in its header.
+`optimizer/<parameter>/…` and `rng/<process>/…`; the rest is JSON in its header: configuration,
+progress, scores, and the versions that made it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+import accelerate
+import cv2
+import numpy
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -22,14 +30,17 @@ from torch import Tensor, nn
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import FORMAT as BUNDLE_FORMAT
 from rgbx_seg_ros.manifest import Manifest
+from rgbx_seg_train import __version__
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import config_to_dict, parse_config
 from rgbx_seg_train.data.labels import CLASS_SETS
 from rgbx_seg_train.data.synthetic import aux_encoding
+from rgbx_seg_train.distributed import like, whole
 from rgbx_seg_train.models import find_config, find_family
 
 HEADER = 'rgbx_seg'
 FORMAT = 1
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,9 @@ class Progress:
     step: int = 0
     elapsed_s: float = 0.0
     best_miou: float = -1.0
+    samples: int = 0  # seen by all processes: where the row of samples goes on
+    plateau: Mapping[str, float] = field(default_factory=dict)  # of optimization.Plateau
+    scaler: Mapping[str, float] = field(default_factory=dict)  # of the gradients of fp16
 
 
 @dataclass(frozen=True)
@@ -49,6 +63,7 @@ class Checkpoint:
     n_classes: int
     progress: Progress
     tensors: dict[str, Tensor]
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # of the last validation
 
     def group(self, name: str) -> dict[str, Tensor]:
         """Return the tensors of one group, without the group's name."""
@@ -61,20 +76,30 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, config: Config, n_classes: int, progress: Progress,
-                    groups: Mapping[str, Mapping[str, Tensor]]) -> None:
+                    groups: Mapping[str, Mapping[str, Tensor]],
+                    metrics: Mapping[str, Any] = NOTHING) -> None:
     """Write a checkpoint whole or not at all."""
     tensors = _apart({f'{group}/{name}': tensor.detach().cpu().contiguous()
                       for group, named in groups.items() for name, tensor in named.items()})
     header = {'format': FORMAT, 'config': config_to_dict(config), 'n_classes': n_classes,
-              'progress': asdict(progress), 'torch': str(torch.__version__)}
+              'progress': asdict(progress), 'metrics': dict(metrics), 'versions': versions()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}-{os.getpid()}')
     try:
         save_file(tensors, temporary, {HEADER: json.dumps(header)})
         temporary.chmod(0o644)  # safetensors makes it private
+        with temporary.open('rb') as file:
+            os.fsync(file.fileno())  # else a loss of power may leave an empty file in its place
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a run's numbers."""
+    return {'rgbx_seg_train': __version__, 'python': platform.python_version(),
+            **{module.__name__: str(module.__version__)
+               for module in (torch, accelerate, numpy, cv2, transformers)}}
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -110,7 +135,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             raise RgbxSegError(f'checkpoint {path}: format {header["format"]}; expected {FORMAT}; '
                                'use the version of rgbx_seg_train that wrote it.')
         return Checkpoint(parse_config(header['config'], f'checkpoint {path}'),
-                          int(header['n_classes']), Progress(**header['progress']), tensors)
+                          int(header['n_classes']), Progress(**header['progress']), tensors,
+                          header.get('metrics', {}))
     except (ValueError, TypeError, KeyError):
         raise RgbxSegError(f'checkpoint {path}: its header is "{text[:40]}"…; expected the one '
                            'that rgbx_train writes: copy it again or train anew.') from None
@@ -135,7 +161,8 @@ def build_model(config: Config, n_classes: int) -> nn.Module:
     """Return a new model as the configuration says, with random weights."""
     model = config.model
     preset = find_config(model.family, model.preset, model.options)
-    return find_family(model.family).build(preset, n_classes)
+    modalities = (model.modalities,) if model.modalities else ()
+    return find_family(model.family).build(preset, n_classes, *modalities)
 
 
 def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
@@ -164,12 +191,14 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: Path) 
 
 def initialize(model: nn.Module, path: Path) -> int:
     """Load the weights of a checkpoint that fit by name and shape; return how many tensors did."""
-    weights, expected = load_checkpoint(path).weights(), model.state_dict()
+    loaded, expected = load_checkpoint(path), model.state_dict()
+    weights = loaded.weights()
     fitting = {name: tensor for name, tensor in weights.items()
                if name in expected and tensor.shape == expected[name].shape}
     if not fitting:
-        raise RgbxSegError(f'train.init {path}: none of its {len(weights)} tensors fits the model; '
-                           'name a checkpoint of the same family.')
+        raise RgbxSegError(f'train.init {path}: none of its {len(weights)} tensors, of the family '
+                           f'{loaded.config.model.family}, fits the model; name a checkpoint of '
+                           'the same family.')
     model.load_state_dict(fitting, strict=False)
     return len(fitting)
 
@@ -177,7 +206,7 @@ def initialize(model: nn.Module, path: Path) -> int:
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's state by parameter name."""
     state = optimizer.state
-    return {f'{name}/{key}': torch.as_tensor(value)
+    return {f'{name}/{key}': whole(torch.as_tensor(value))
             for name, parameter in model.named_parameters() if parameter in state
             for key, value in state[parameter].items()}
 
@@ -191,5 +220,7 @@ def restore_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer,
         parameter = parameters[name]
         if tensor.shape == parameter.shape:
             # In the parameter's memory layout: the fused optimizer walks both as one row.
-            tensor = torch.empty_like(parameter).copy_(tensor)
+            tensor = like(tensor, parameter.detach())
+        elif parameter.device.type != 'cpu':
+            tensor = tensor.to(parameter.device)  # the count of steps
         optimizer.state[parameter][key] = tensor

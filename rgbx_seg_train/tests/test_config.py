@@ -11,6 +11,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.config import (
     CLASS_SETS,
     CLASS_WEIGHTS,
+    OPTIMIZERS,
     SCHEDULES,
     Config,
     FolderSource,
@@ -20,7 +21,8 @@ from rgbx_seg_train.config_file import config_to_dict, load_config, override, pa
 from rgbx_seg_train.data import sources
 from rgbx_seg_train.losses import WEIGHTINGS
 from rgbx_seg_train.models import find_config
-from rgbx_seg_train.train import SCHEDULES as SCHEDULE_TABLE
+from rgbx_seg_train.optimization import OPTIMIZERS as OPTIMIZER_TABLE
+from rgbx_seg_train.optimization import SCHEDULES as SCHEDULE_TABLE
 
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.yaml'))
 
@@ -54,6 +56,7 @@ def test_rgb_only_config_differs_from_its_base_by_name_and_blind_aux_alone():
 
 def test_names_a_config_may_use_are_those_of_the_tables():
     assert set(SCHEDULES) == set(SCHEDULE_TABLE)
+    assert set(OPTIMIZERS) == set(OPTIMIZER_TABLE)
     assert set(CLASS_WEIGHTS) == set(WEIGHTINGS)
     assert set(CLASS_SETS) == set(sources.CLASS_SETS)
 

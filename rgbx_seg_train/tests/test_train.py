@@ -16,13 +16,14 @@ from safetensors.torch import load_file, save_file
 from small_runs import Stub, small_config, use_stub
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train import train as train_module
+from rgbx_seg_train import optimization, run, validation
 from rgbx_seg_train.averaging import AveragedWeights
 from rgbx_seg_train.checkpoint import Progress, load_checkpoint, load_model, save_checkpoint
-from rgbx_seg_train.config import LossConfig, TrainConfig
-from rgbx_seg_train.losses import class_weights, dice_loss, segmentation_loss
+from rgbx_seg_train.config import TrainConfig
+from rgbx_seg_train.data.sources import Mixture, open_all
+from rgbx_seg_train.optimization import learning_rate_factor
 from rgbx_seg_train.preprocess import normalize
-from rgbx_seg_train.train import learning_rate_factor, train
+from rgbx_seg_train.train import main, train
 
 
 @pytest.fixture(autouse=True)
@@ -52,8 +53,9 @@ def test_training_learns_the_person_that_both_cameras_see(tmp_path):
 
 def test_zero_aux_hides_a_person_only_thermal_sees(tmp_path, monkeypatch):
     batches = []
-    monkeypatch.setattr(train_module, 'normalize',
-                        lambda rgb, aux: batches.append(aux) or normalize(rgb, aux))
+    for module in (run, validation):
+        monkeypatch.setattr(module, 'normalize',
+                            lambda rgb, aux: batches.append(aux) or normalize(rgb, aux))
     train(small_config(tmp_path, 'data.zero_aux=true', 'train.steps=2', 'train.eval_every=2'))
     assert len(batches) == 3  # two steps and one validation
     assert not any(aux.any() for aux in batches)
@@ -64,7 +66,7 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(tmp_pa
     train(whole)
 
     stopped = small_config(tmp_path, 'name=stopped')
-    save, saved = train_module.save_checkpoint, []
+    save, saved = run.save_checkpoint, []
 
     def save_then_die(path, *args):
         save(path, *args)
@@ -72,10 +74,10 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(tmp_pa
         if path.name == 'last.safetensors' and len(saved) == 2:  # best, then last, in step 3
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module, 'save_checkpoint', save_then_die)
+    monkeypatch.setattr(run, 'save_checkpoint', save_then_die)
     with pytest.raises(KeyboardInterrupt):
         train(stopped)
-    monkeypatch.setattr(train_module, 'save_checkpoint', save)
+    monkeypatch.setattr(run, 'save_checkpoint', save)
     torch.manual_seed(99)  # a new process starts from another random state
     train(stopped, resume=True)
 
@@ -127,17 +129,17 @@ def test_without_validation_the_best_checkpoint_is_the_last(tmp_path):
 def test_a_loss_at_a_stride_takes_all_pixels_in_turn(tmp_path, monkeypatch):
     targets = []
 
-    def keep(logits, target, *args):
+    def keep(self, logits, target, *args):
         targets.append(target)
         assert logits.shape[2:] == target.shape[1:]
-        return segmentation_loss(logits, target, *args)
+        return objective(self, logits, target, *args)
 
-    monkeypatch.setattr(train_module, 'segmentation_loss', keep)
+    objective = run.Objective.__call__
+    monkeypatch.setattr(run.Objective, '__call__', keep)
     config = small_config(tmp_path, 'loss.stride=2', 'train.steps=2')
     train(config)
-    mixture = train_module.Mixture([train_module.open_source(s, config.data)
-                                    for s in config.data.train], [1], config.data, config.augment,
-                                   config.train.seed)
+    mixture = Mixture(open_all(config.data.train, config.data), [1], config.data, config.augment,
+                      config.train.seed)
     for step in (0, 1):
         label = mixture.batch(step * 2, 2)[2]
         np.testing.assert_array_equal(targets[step].numpy(), label[:, step::2, step::2])
@@ -152,7 +154,7 @@ def test_bf16_trains_too(tmp_path):
 
 def command(monkeypatch, capsys, *args):
     monkeypatch.setattr(sys, 'argv', ['rgbx_train', *map(str, args)])
-    code = train_module.main()
+    code = main()
     return code, capsys.readouterr().err
 
 
@@ -237,7 +239,7 @@ def test_averaged_weights_follow_the_recurrence():
 
 
 def test_the_learning_rate_rises_then_falls_to_zero():
-    for schedule in train_module.SCHEDULES:
+    for schedule in optimization.SCHEDULES:
         config = TrainConfig(schedule=schedule, warmup=0.1, poly_power=1.0)
         factors = [learning_rate_factor(n / 100, config) for n in range(101)]
         assert factors[10] == pytest.approx(1.0)
@@ -247,47 +249,6 @@ def test_the_learning_rate_rises_then_falls_to_zero():
         assert factors[10:] == sorted(factors[10:], reverse=True)
         assert learning_rate_factor(1.7, config) == factors[-1]
     assert learning_rate_factor(0.55, TrainConfig(warmup=0.1, poly_power=1.0)) == pytest.approx(0.5)
-
-
-def test_the_loss_is_the_weighted_mean_over_labeled_pixels():
-    logits = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
-    target = torch.randint(0, 3, (2, 4, 5), generator=torch.Generator().manual_seed(1))
-    target[0, 0] = 255
-    weights = torch.tensor([1.0, 2.0, 5.0])
-    total = weight = 0.0
-    for b, y, x in np.ndindex(2, 4, 5):
-        if target[b, y, x] != 255:
-            scores = logits[b, :, y, x].double()
-            w = weights[target[b, y, x]].item()
-            total -= w * torch.log_softmax(scores, 0)[target[b, y, x]].item()
-            weight += w
-    found = segmentation_loss(logits, target, LossConfig(), weights)
-    assert found.item() == pytest.approx(total / weight, rel=1e-5)
-
-
-def test_a_batch_without_labels_is_worth_nothing():
-    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    target = torch.full((1, 4, 4), 255)
-    loss = segmentation_loss(logits, target, LossConfig(dice=1.0), torch.ones(3))
-    loss.backward()
-    assert loss.item() == 0
-    assert not logits.grad.any()
-
-
-def test_dice_is_zero_for_a_perfect_mask_and_a_half_for_one_found_with_half_certainty():
-    target = torch.tensor([[[0, 0, 1, 1, 255]]])
-    perfect = torch.where(torch.tensor([[[[1, 1, 0, 0, 1]], [[0, 0, 1, 1, 0]], [[0] * 5]]]) > 0,
-                          50.0, -50.0)
-    assert dice_loss(perfect, target).item() == pytest.approx(0, abs=1e-6)
-    undecided = torch.zeros(1, 2, 1, 5)  # p = 1/2: 2 * 1 / (2 + 2)
-    assert dice_loss(undecided, target).item() == pytest.approx(0.5)
-
-
-def test_class_weights_are_inverse_square_roots_up_to_a_limit():
-    shares = torch.tensor([0.64, 0.16, 0.01, 0.0])
-    config = LossConfig(class_weights='inverse_sqrt', max_weight=5.0)
-    torch.testing.assert_close(class_weights(shares, config), torch.tensor([1.0, 2.0, 5.0, 5.0]))
-    assert class_weights(shares, LossConfig()) is None
 
 
 def test_images_are_normalized_as_imagenets():
