@@ -137,6 +137,7 @@ class DistillConfig:
     logits: float = number(1.0, 0)  # weight of the divergence from its classes' probabilities
     temperature: float = number(2.0, 0.1, 100)  # that softens both
     features: float = number(1.0, 0)  # weight of the difference in how places resemble each other
+    own_size: bool = False  # the teacher sees the images at the size that it was trained at
 
 
 @dataclass(frozen=True)

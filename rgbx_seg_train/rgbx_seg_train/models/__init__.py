@@ -24,9 +24,10 @@ from rgbx_seg_train.models.options import override_fields
 FAMILIES: dict[str, Family] = {
     'segrgbx': Family(segrgbx.SegRGBXConfig, segrgbx.PRESETS, segrgbx.SegRGBX, segrgbx.PARTS,
                       segrgbx.PRETRAINED, segrgbx.PUBLISHED, size=(512, 512), n_classes=70,
-                      attention_counted=True),
+                      attention_counted=True, features='fuse.2'),
     'shifnet': Family(shifnet.SHIFNetConfig, shifnet.PRESETS, shifnet.SHIFNet, shifnet.PARTS,
-                      shifnet.PRETRAINED, shifnet.PUBLISHED, size=(480, 640), n_classes=9),
+                      shifnet.PRETRAINED, shifnet.PUBLISHED, size=(480, 640), n_classes=9,
+                      features='fusion.2'),
 }
 
 

@@ -47,6 +47,7 @@ class Family(NamedTuple):
     size: tuple[int, int] = (480, 640)  # (H, W) and
     n_classes: int = 9  # classes of the published cost
     attention_counted: bool = False  # whether that cost has the products of attention in it
+    features: str = ''  # path of the module whose output, (B, C, H/16, W/16), is both images fused
 
 
 def modality_ids(modality: Sequence[str] | Sequence[int] | Tensor,

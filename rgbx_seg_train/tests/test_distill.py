@@ -1,0 +1,290 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""The teacher's two terms against NumPy, and what a student, a teacher and bad settings do."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import HEIGHT, WIDTH, Stub
+from torch import nn
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
+from rgbx_seg_train.config import Config
+from rgbx_seg_train.config_file import override, parse_config
+from rgbx_seg_train.data.labels import CLASS_SETS
+from rgbx_seg_train.data.sample import Batch
+from rgbx_seg_train.distill import Teacher, cosines, dissimilarity, divergence, pooled
+from rgbx_seg_train.losses import Objective
+from rgbx_seg_train.models import FAMILIES, Family
+from rgbx_seg_train.preprocess import normalize
+
+TINY = {
+    'segrgbx': ('tiny', {'dims': [8, 8, 8, 8], 'depths': [1, 1, 1, 1], 'heads': [1, 1, 2, 2],
+                         'clip': None, 'dsrm': None, 'head_embed': 16}),
+    'shifnet': ('micro', {'width': 16, 'text_dim': 24}),
+    'stub': ('tiny', {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def stub_family(monkeypatch):
+    monkeypatch.setitem(FAMILIES, 'stub', Family(type(None), {'tiny': None}, Stub,
+                                                 features='first'))
+
+
+def config_of(tmp_path: Path, family: str = 'stub', *overrides: str) -> Config:
+    preset, options = TINY[family]
+    return parse_config(override({
+        'name': 'student', 'out': str(tmp_path / 'runs'),
+        'model': {'family': family, 'preset': preset, 'options': options},
+        'data': {'height': HEIGHT, 'width': WIDTH, 'train': [{'kind': 'synthetic'}]},
+        'distill': {'teacher': str(tmp_path / 'teacher.safetensors')},
+    }, overrides))
+
+
+def write_teacher(tmp_path: Path, config: Config) -> Path:
+    """Write a checkpoint with random weights, as good a teacher as any for what is tested here."""
+    torch.manual_seed(1)
+    path, n_classes = tmp_path / 'teacher.safetensors', len(config.data.class_infos)
+    model = build_model(config, n_classes)
+    save_checkpoint(path, replace(config, name='teacher'), n_classes, Progress(),
+                    {'model': model.state_dict()})
+    return path
+
+
+def batch_of(label: np.ndarray | None = None, n: int = 2) -> Batch:
+    rng = np.random.default_rng(3)
+    rgb = rng.integers(0, 256, (n, HEIGHT, WIDTH, 3)).astype(np.uint8)
+    aux = rng.integers(0, 256, (n, HEIGHT, WIDTH, 1)).astype(np.uint8)
+    if label is None:
+        label = rng.integers(0, 9, (n, HEIGHT, WIDTH)).astype(np.uint8)
+    return Batch(rgb, aux, label, ('thermal',) * n, ('mfnet',) * n, ('',) * n)
+
+
+def images_of(batch: Batch):
+    return normalize(torch.from_numpy(batch.rgb), torch.from_numpy(batch.aux))
+
+
+def student_of(config: Config, seed: int = 2) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_model(config, len(config.data.class_infos)).train()
+
+
+def oracle(student: np.ndarray, teacher: np.ndarray, temperature: float) -> np.ndarray:
+    """KL(teacher || student) of each pixel in float64, logits (B, C, H, W), from its definition."""
+    p, q = (np.exp(x / temperature - (x / temperature).max(1, keepdims=True))
+            for x in (teacher.astype(np.float64), student.astype(np.float64)))
+    p, q = (x / x.sum(1, keepdims=True) for x in (p, q))
+    return (p * np.log(p / q)).sum(1)
+
+
+@pytest.mark.parametrize('temperature', (0.5, 1.0, 4.0))
+def test_divergence_is_the_definition_times_the_square_of_the_temperature(temperature):
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(0, 3, (2, 2, 5, 4, 6)).astype(np.float32)
+    say = rng.random((2, 4, 6)) < 0.5
+    pixels = temperature ** 2 * oracle(student, teacher, temperature)
+    given = [torch.from_numpy(x) for x in (student, teacher)]
+    assert divergence(*given, temperature).item() == pytest.approx(pixels.mean(), rel=1e-5)
+    asked = divergence(*given, temperature, torch.from_numpy(say))
+    assert asked.item() == pytest.approx(pixels[say].mean(), rel=1e-5)
+    assert divergence(*given, temperature, torch.zeros(2, 4, 6, dtype=torch.bool)) == 0
+
+
+def test_divergence_of_equal_logits_is_zero_and_has_no_gradient():
+    logits = torch.randn(1, 4, 3, 3, requires_grad=True)
+    loss = divergence(logits, logits.detach() + 7, 2.0)  # softmax does not see a constant
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert logits.grad.abs().max() < 1e-6
+
+
+def test_dissimilarity_sees_neither_channels_nor_width_nor_scale():
+    maps = torch.randn(2, 6, 4, 5)
+    other = torch.randn(2, 6, 4, 5)
+    rotation = torch.linalg.qr(torch.randn(6, 6))[0]
+    rotated = torch.einsum('dc,bchw->bdhw', rotation, maps)
+    wide = torch.cat([maps, maps], 1)  # twice the channels, the same cosines
+    for same in (maps, maps[:, torch.randperm(6)], rotated, wide, 3 * maps):
+        assert dissimilarity(maps, same).item() == pytest.approx(0, abs=1e-10)
+        assert dissimilarity(same, other).item() == pytest.approx(
+            dissimilarity(maps, other).item(), rel=1e-4)
+    assert dissimilarity(maps, other) > 0.01
+
+
+def test_dissimilarity_is_the_mean_over_all_pairs_of_places():
+    student, teacher = torch.randn(1, 3, 2, 2), torch.randn(1, 5, 2, 2)
+    total = 0.0
+    for i in range(4):
+        for j in range(4):
+            cosine = [float(np.dot(a[:, i], a[:, j]) / np.linalg.norm(a[:, i])
+                            / np.linalg.norm(a[:, j]))
+                      for a in (x[0].flatten(1).numpy() for x in (student, teacher))]
+            total += (cosine[0] - cosine[1]) ** 2
+    assert dissimilarity(student, teacher).item() == pytest.approx(total / 16, rel=1e-5)
+    assert cosines(student).shape == (1, 4, 4)
+
+
+def test_maps_meet_on_the_coarser_grid_as_in_adaptive_pooling():
+    fine = torch.randn(2, 3, 7, 9)
+    for grid in ((7, 9), (3, 4), (1, 2)):
+        torch.testing.assert_close(
+            pooled(fine, grid), nn.functional.adaptive_avg_pool2d(fine, grid))
+    coarse = torch.randn(2, 8, 3, 4)
+    assert dissimilarity(fine, coarse).item() == pytest.approx(
+        dissimilarity(pooled(fine, (3, 4)), coarse).item())
+
+
+def test_teacher_keeps_weights_and_statistics_and_file_while_the_student_learns(tmp_path):
+    config = config_of(tmp_path)
+    path = write_teacher(tmp_path, config)
+    file, student = path.read_bytes(), student_of(config)
+    teacher = Teacher(config, student, 'cpu')
+    before = {name: value.clone() for name, value in teacher._model.state_dict().items()}
+    optimizer = torch.optim.SGD(student.parameters(), 0.1)
+    losses = []
+    for _ in range(8):
+        batch = batch_of()
+        rgb, aux = images_of(batch)
+        loss = teacher.loss(student(rgb, aux, batch.modality), rgb, aux, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    for name, value in teacher._model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(p.grad is None for p in teacher._model.parameters())
+    assert path.read_bytes() == file
+    assert not teacher._model.training
+
+
+def test_a_student_that_is_the_teacher_has_nothing_to_learn(tmp_path):
+    config = config_of(tmp_path)
+    write_teacher(tmp_path, config)
+    student = student_of(config)
+    teacher = Teacher(config, student, 'cpu')
+    student.load_state_dict(teacher._model.state_dict())
+    batch = batch_of()
+    rgb, aux = images_of(batch)
+    loss = teacher.loss(student.eval()(rgb, aux), rgb, aux, batch)
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_pairs_without_labels_teach_through_the_teacher_alone(tmp_path):
+    config = config_of(tmp_path)
+    write_teacher(tmp_path, config)
+    student = student_of(config)
+    teacher = Teacher(config, student, 'cpu')
+    batch = batch_of(np.full((2, HEIGHT, WIDTH), 255, np.uint8))
+    rgb, aux = images_of(batch)
+    logits = student(rgb, aux)
+    objective = Objective(config.data, config.loss)
+    target = objective.target(torch.from_numpy(batch.label))
+    own = objective(logits, target, batch.classes, objective.weight(target, batch.classes))
+    own.backward(retain_graph=True)
+    assert all(not p.grad.any() for p in student.parameters() if p.grad is not None)
+    teacher.loss(logits, rgb, aux, batch).backward()
+    assert all(p.grad.any() for name, p in student.named_parameters() if name != 'first.bias')
+
+
+def test_a_teacher_of_the_union_is_asked_only_about_the_students_classes(tmp_path):
+    union = config_of(tmp_path, 'stub', 'data.classes=union70', 'distill.features=0')
+    write_teacher(tmp_path, union)
+    config = config_of(tmp_path, 'stub', 'data.classes=pst900', 'distill.features=0',
+                       'distill.temperature=3')
+    student = student_of(config)
+    teacher = Teacher(config, student, 'cpu')
+    label = np.random.default_rng(0).integers(0, 5, (2, HEIGHT, WIDTH)).astype(np.uint8)
+    label[0, :9] = 255
+    batch = batch_of(label)
+    rgb, aux = images_of(batch)
+    logits = student(rgb, aux)
+    names = {info.name: info.id for info in CLASS_SETS['union70']}
+    given = teacher._model(rgb, aux).numpy()[:, [names['unlabeled'], names['person']]]
+    mine = logits.detach().numpy()[:, [0, 4]]  # PST900's background and survivor
+    say = np.isin(label, (0, 4, 255))  # of a backpack the union knows nothing
+    expected = 9 * oracle(mine, given, 3.0)[say].mean()
+    loss = teacher.loss(logits, rgb, aux, batch)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
+    loss.backward()
+    assert not student.last.bias.grad[1:4].any()
+    assert student.last.bias.grad[[0, 4]].all()
+
+
+@pytest.mark.parametrize(('of_teacher', 'of_student'),
+                         (('segrgbx', 'shifnet'), ('shifnet', 'segrgbx')))
+def test_each_family_teaches_the_other(tmp_path, of_teacher, of_student):
+    write_teacher(tmp_path, config_of(tmp_path, of_teacher, 'data.height=64', 'data.width=64'))
+    config = config_of(tmp_path, of_student, 'distill.own_size=true', 'train.precision=bf16')
+    student = student_of(config)
+    teacher = Teacher(config, student, 'cpu')
+    batch = batch_of()
+    rgb, aux = images_of(batch)
+    optimizer = torch.optim.AdamW(student.parameters(), 3e-3)
+    losses = []
+    for _ in range(6):
+        logits = student(rgb, aux, batch.modality, stride=2)
+        loss = teacher.loss(logits, rgb, aux, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses[1:]) < losses[0]
+    assert np.isfinite(losses).all()
+
+
+def test_features_alone_reach_the_student_below_its_head(tmp_path):
+    config = config_of(tmp_path, 'segrgbx', 'distill.logits=0')
+    write_teacher(tmp_path, config)
+    student = student_of(config)
+    teacher = Teacher(config, student, 'cpu')
+    batch = batch_of()
+    rgb, aux = images_of(batch)
+    teacher.loss(student(rgb, aux, batch.modality), rgb, aux, batch).backward()
+    assert all(p.grad is None or not p.grad.any() for p in student.head.parameters())
+    assert student.stages[0].parameters().__next__().grad.any()
+
+
+def test_closing_leaves_no_hook_in_the_student(tmp_path):
+    config = config_of(tmp_path)
+    write_teacher(tmp_path, config)
+    student = student_of(config)
+    teacher = Teacher(config, student, 'cpu')
+    assert student.first._forward_hooks
+    teacher.close()
+    assert not student.first._forward_hooks
+
+
+@pytest.mark.parametrize(('overrides', 'told'), (
+    (['distill.teacher=absent.safetensors'], 'no such file'),
+    (['data.train.0.modality=event'], 'has the modality event'),
+    (['data.unlabeled=[{kind: synthetic, modality: depth}]'], 'has the modality depth'),
+    (['data.classes=fmb'], 'expected the same classes'),
+    (['data.classes=own', 'data.own_classes={grass: null, soil: null}'], 'the 2 of own'),
+    (['model.family=plain'], 'names no feature map'),
+))
+def test_what_does_not_fit_is_one_sentence_before_the_first_step(
+        tmp_path, monkeypatch, overrides, told):
+    monkeypatch.setitem(FAMILIES, 'plain', Family(type(None), {'tiny': None}, Stub))
+    monkeypatch.setattr(Stub, 'modalities', ('thermal',), raising=False)
+    write_teacher(tmp_path, config_of(tmp_path))
+    config = config_of(tmp_path, 'stub', *overrides)
+    with pytest.raises(RgbxSegError, match=told) as caught:
+        Teacher(config, student_of(config), 'cpu')
+    assert '\n' not in str(caught.value)
+
+
+def test_a_run_never_writes_over_its_teacher(tmp_path):
+    config = config_of(tmp_path)
+    path = write_teacher(tmp_path, config)
+    folder = tmp_path / 'runs' / 'student'
+    folder.mkdir(parents=True)
+    path.rename(folder / 'best.safetensors')
+    config = config_of(tmp_path, 'stub', f'distill.teacher={folder / "best.safetensors"}')
+    with pytest.raises(RgbxSegError, match='in the folder that this run writes to'):
+        Teacher(config, student_of(config), 'cpu')
