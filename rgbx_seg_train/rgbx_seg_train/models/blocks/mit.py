@@ -9,9 +9,13 @@ tokens seen as (B, C, H, W) are channels-last, so no step between attention and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 MIT_DIMS = (64, 128, 320, 512)
 MIT_DEPTHS = {
@@ -42,6 +46,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if not q.is_cpu:
         return functional.scaled_dot_product_attention(q, k, v)
     return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)).softmax(dim=-1) @ v
+
+
+def recompute(module: Callable[..., Any], on: bool, *inputs: Any) -> Any:
+    """Call a module; if `on`, keep its inputs alone and compute it again in the backward pass.
+
+    The same random numbers are drawn again. Not for BatchNorm, which would count a batch twice.
+    """
+    if not on:
+        return module(*inputs)
+    return checkpoint(module, *inputs, use_reentrant=False)
 
 
 class PatchEmbedding(nn.Module):
@@ -148,12 +162,13 @@ class Stage(nn.Module):
             Block(dim, heads, reduction, ratio, rate) for rate in drop_paths
         )
         self.norm = nn.LayerNorm(dim)
+        self.checkpointing = False
 
     def forward(self, image: Tensor, prompts: Tensor | None = None) -> Tensor:
         """Map (B, C_in, H, W) and prompts (B, P, C) to (B, C, H/s, W/s), channels-last."""
         x, height, width = self.patch(image)
         for block in self.blocks:
-            x = block(x, prompts, height, width)
+            x = recompute(block, self.checkpointing and self.training, x, prompts, height, width)
         return to_map(self.norm(x), height, width)
 
 

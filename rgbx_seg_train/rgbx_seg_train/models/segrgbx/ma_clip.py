@@ -24,6 +24,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from rgbx_seg_train.models.blocks.mit import recompute
 from rgbx_seg_train.models.blocks.segformer_head import resize
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -106,7 +107,7 @@ class ModalityClip(nn.Module):
         for name, value in (('rgb_scale', rgb_scale), ('rgb_shift', rgb_shift),
                             ('aux_scale', 1 / std), ('aux_shift', -mean / std)):
             self.register_buffer(name, value.view(3, 1, 1), persistent=False)
-        self.merged = False
+        self.merged = self.checkpointing = False
 
     def train(self, mode: bool = True) -> ModalityClip:
         """Keep the tower in eval mode: it has no dropout, and peft mixes adapters only there."""
@@ -123,7 +124,11 @@ class ModalityClip(nn.Module):
             resize_to(aux, size) * self.aux_scale + self.aux_shift,
         ])
         adapters = {} if self.merged else {'adapter_names': names + names}
-        s_rgb, s_aux = self.tower(pixel_values=images, **adapters).image_embeds.chunk(2)
+        # As a whole: peft chooses each image's LoRA for the time of one call of the tower alone.
+        s_rgb, s_aux = recompute(
+            lambda x: self.tower(pixel_values=x, **adapters).image_embeds,
+            self.checkpointing and self.training, images,
+        ).chunk(2)
         return s_rgb, s_aux
 
     def merge(self, modality: str) -> ModalityClip:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import MODALITIES
 from rgbx_seg_train.models.blocks.fusion import FeatureFusion, FeatureRectification
-from rgbx_seg_train.models.blocks.mit import MIT_DEPTHS, MIT_DIMS, build_stages
+from rgbx_seg_train.models.blocks.mit import MIT_DEPTHS, MIT_DIMS, build_stages, recompute
 from rgbx_seg_train.models.blocks.segformer_head import SegformerHead, resize
 from rgbx_seg_train.models.family import choose, modality_ids
 from rgbx_seg_train.models.segrgbx.dsrm import STRUCTURES, DomainRefinement, DsrmConfig
@@ -176,6 +176,18 @@ class SegRGBX(nn.Module):
         if config.dsrm and not config.clip:
             self.learned_s = nn.Parameter(torch.empty(streams, config.dims[-1]))
             nn.init.trunc_normal_(self.learned_s, std=0.02)
+        self.checkpointing = False
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Compute most activations again in the backward pass instead of keeping them, or not.
+
+        Loss and gradients stay the same. FFM and head are not among them: they hold BatchNorm.
+        """
+        self.checkpointing = on
+        for stage in self.stages:
+            stage.checkpointing = on
+        if self.clip is not None:
+            self.clip.checkpointing = on
 
     def _build_dsrm(self, embed: int) -> nn.ModuleList:
         """One list of modules for both streams, or one list each; empty if switched off."""
@@ -228,7 +240,8 @@ class SegRGBX(nn.Module):
             x = stage(x, self.prompts[i](stream, control))  # (2B, C_i, H_i, W_i)
             if i == 3 and self.config.dsrm:
                 x = self._refine(x, stream, embeddings)
-            x_rgb, x_aux = self.rectify[i](*x.chunk(2))
+            again = self.checkpointing and self.training
+            x_rgb, x_aux = recompute(self.rectify[i], again, *x.chunk(2))
             fused.append(self.fuse[i](x_rgb, x_aux))  # (B, C_i, H_i, W_i)
             x = torch.cat([x_rgb, x_aux])
         return self.head(fused)  # (B, n_classes, H/4, W/4)
@@ -242,7 +255,7 @@ class SegRGBX(nn.Module):
         refined = []
         for part, part_s, modules in parts:
             for module in modules:
-                part = module(part, part_s)
+                part = recompute(module, self.checkpointing and self.training, part, part_s)
             refined.append(part)
         return torch.cat(refined)
 

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import MODALITIES
 from rgbx_seg_train.models.blocks.hiera import HIERA, STRIDE, HieraConfig, build_hiera
+from rgbx_seg_train.models.blocks.mit import recompute
 from rgbx_seg_train.models.blocks.segformer_head import resize
 from rgbx_seg_train.models.family import choose, modality_ids
 from rgbx_seg_train.models.shifnet.decoder import DECODERS
@@ -51,7 +52,6 @@ class SHIFNetConfig:
     squeezed: int = 8  # channels that SEM is squeezed to
     dropout: float = 0.1  # of whole channels before the similarity
     raw_range: bool = False  # feed 0..255 as the official PST900 checkpoint expects
-    gradient_checkpointing: bool = False  # compute the trunk's blocks again in the backward pass
 
     def __post_init__(self) -> None:
         """Refuse names that no table holds."""
@@ -128,7 +128,6 @@ class SHIFNet(nn.Module):
             hidden = int(block.dim_out * config.adapter_ratio)
             block.attn = AdaptedAttention(block.attn, Adapter(block.dim_out, hidden))
             block.mlp = AdaptedMLP(block.mlp, Adapter(block.dim_out, hidden))
-            block.gradient_checkpointing = config.gradient_checkpointing
             block._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         fusion = FUSIONS[config.fusion]
         self.fusion = nn.ModuleList(
@@ -138,7 +137,17 @@ class SHIFNet(nn.Module):
             config.width, config.text_dim, config.squeezed, config.dropout, n_classes
         )
         self.register_buffer('class_embeddings', _placeholder(n_classes, config.text_dim))
-        self.train()
+        self.set_gradient_checkpointing(False)
+
+    def set_gradient_checkpointing(self, on: bool) -> None:
+        """Compute most activations again in the backward pass instead of keeping them, or not.
+
+        Loss and gradients stay the same. HPD is not among them: it holds BatchNorm.
+        """
+        self.checkpointing = on
+        for block in self.encoder.backbone.blocks:
+            block.gradient_checkpointing = on
+        self.train(self.training)
 
     def train(self, mode: bool = True) -> SHIFNet:
         """Set the mode of all but the frozen parts, which stay in eval mode."""
@@ -149,7 +158,7 @@ class SHIFNet(nn.Module):
                 block.attn.adapter.train(mode)
                 block.mlp.adapter.train(mode)
                 # `transformers` checkpoints only then; nothing else in a block asks for its mode
-                block.training = mode and self.config.gradient_checkpointing
+                block.training = mode and block.gradient_checkpointing
         return self
 
     def forward(
@@ -167,7 +176,8 @@ class SHIFNet(nn.Module):
             rgb, aux = to_raw_range(rgb, aux)
         images = fit(torch.cat([rgb, aux]))  # (2B, 3, H', W')
         pyramid = self.encoder(images).fpn_hidden_states  # (2B, width, H'/s, W'/s), s = 4, 8, ...
-        fused = [fuse(*level.chunk(2), self.class_embeddings)
+        again = self.checkpointing and self.training
+        fused = [recompute(fuse, again, *level.chunk(2), self.class_embeddings)
                  for fuse, level in zip(self.fusion, pyramid, strict=True)]
         logits = self.decoder(fused, self.class_embeddings)  # (B, N, H'/4, W'/4)
         # torch resizes few channels several times faster in this layout
