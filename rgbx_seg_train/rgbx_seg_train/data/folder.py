@@ -3,13 +3,15 @@
 """A folder of images as samples: DIR/rgb, DIR/<modality>, DIR/label, and weak labels in boxes.
 
 Images belong together by name. Thermal PNGs of 16 bits hold 0.01 K per count, those of 8 bits have
-been normalized by the camera.
+been normalized by the camera. Labels hold ids (8 bits, or an indexed PNG), or the classes' colors,
+where black is unlabeled if no class is black. A name that ends with a number and D or N tells day
+from night.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,79 +19,137 @@ import numpy as np
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED, ClassInfo
 from rgbx_seg_ros.segmenter import resize_to
-from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.config_sources import FolderSource
 from rgbx_seg_train.data.boxes import Box, read_boxes, weak_label
-from rgbx_seg_train.data.images import list_files, list_images, read_color, read_raw
-from rgbx_seg_train.data.sample import Image, Sample, night_of, time_of
-from rgbx_seg_train.data.synthetic import aux_encoding
+from rgbx_seg_train.data.images import list_files, list_images, read_label
+from rgbx_seg_train.data.public import (
+    Entry,
+    PublicSet,
+    ids_of_colors,
+    read_aux_image,
+    time_in_name,
+)
+from rgbx_seg_train.data.sample import Image, Sample, night_of
+
+BLACK = (0, 0, 0)
 
 
-class FolderDataset:
-    """Pairs of a folder that have a label or boxes, read when asked for; see `sample.Samples`."""
+class FolderDataset(PublicSet):
+    """Pairs of a folder that have a label or boxes, read when asked for; see `sample.Samples`.
 
-    def __init__(self, source: FolderSource, modality: str,
-                 classes: Sequence[ClassInfo], own: str = '') -> None:
+    Pairs that need no label are all there are.
+    """
+
+    def __init__(self, source: FolderSource, modality: str, classes: Sequence[ClassInfo],
+                 own: str = '', labeled: bool = True) -> None:
         """Find the pairs; RgbxSegError if there are none. `own` names the set of the classes."""
-        root = Path(source.root)
-        self._own = own
-        self.modality, self._n_classes = modality, len(classes)
-        self._rgb, self._aux = (_images(root / name) for name in ('rgb', modality))
-        self._labels = _images(root / source.label_dir, needed=not source.boxes_dir)
-        boxes = list_files(root / source.boxes_dir, ('.txt',)) if source.boxes_dir else {}
-        self._boxes = boxes
-        names = sorted((self._rgb.keys() & self._aux.keys())
-                       & (self._labels.keys() | boxes.keys()))
-        self.names = [name for name in names if _chosen(name, source)]
+        self.source, self.root = source, Path(source.root)
+        self.modality, self.classes, self._infos = modality, own, tuple(classes)
+        self._rgb, self._aux = (list_images(self.root / name) for name in ('rgb', modality))
+        needed = labeled and not source.boxes_dir
+        folder = self.root / source.label_dir
+        self._labels = list_images(folder) if needed or folder.is_dir() else {}
+        self._boxes = (list_files(self.root / source.boxes_dir, ('.txt',)) if source.boxes_dir
+                       else {})
+        self._labeled = labeled
+        self.entries = self.find()
         self._latest: tuple[str, Sample] | None = None  # whoever scores asks for its boxes, too
-        if not self.names:
+        if not self.entries:
             raise RgbxSegError(
-                f'{root}: {len(self._rgb)} RGB and {len(self._aux)} {modality} images hold no '
+                f'{self.root}: {len(self._rgb)} RGB and {len(self._aux)} {modality} images hold no '
                 f'labeled pair of the part "{source.part}"; expected files of equal names in rgb, '
                 f'{modality} and {source.label_dir}.')
 
-    def __len__(self) -> int:
-        """Return the number of pairs."""
-        return len(self.names)
+    def find(self) -> list[Entry]:
+        """Return the pairs, by name."""
+        names = self._rgb.keys() & self._aux.keys()
+        if self._labeled:
+            names &= self._labels.keys() | self._boxes.keys()
+        return self._entries(names)
+
+    def everything(self) -> list[Entry]:
+        """Return the pairs, and what lacks an image or a label."""
+        return self._entries(set().union(self._rgb, self._aux, self._labels, self._boxes))
+
+    @property
+    def names(self) -> list[str]:
+        """Return the names of the pairs."""
+        return [entry.name for entry in self.entries]
+
+    def expected(self) -> None:
+        """Return nothing: nobody says how many there should be."""
+
+    def label_rule(self) -> str:
+        """Return all that decides whether a label image is a right one."""
+        return repr(self._infos)
 
     def __getitem__(self, index: int) -> Sample:
         """Return one pair at the size of its RGB image."""
-        name = self.names[index]
+        entry = self.entries[index]
         latest = self._latest  # read once: another thread may replace it
-        if latest is None or latest[0] != name:
-            latest = self._latest = name, self._load(name)
+        if latest is None or latest[0] != entry.name:
+            latest = self._latest = entry.name, self._load(entry)
         return latest[1]
 
     def boxes(self, index: int) -> tuple[Box, ...]:
         """Return the human boxes of one pair, in pixels of its RGB image."""
-        path = self._boxes.get(self.names[index])
+        path = self._boxes.get(self.entries[index].name)
         return read_boxes(path, *self[index].label.shape) if path else ()
 
-    def _load(self, name: str) -> Sample:
-        rgb, raw = read_color(self._rgb[name]), read_raw(self._aux[name])
-        aux = to_uint8(raw, aux_encoding(self.modality))
+    def read_aux(self, entry: Entry) -> Image:
+        """Return aux uint8 (h, w) or (h, w, C)."""
+        return read_aux_image(entry.aux[0], self.modality)
+
+    def read_label(self, entry: Entry) -> Image:
+        """Return ids uint8 (H, W), 255 unlabeled; RgbxSegError names a strange id or color."""
+        label = read_label(entry.label)
+        if label.ndim == 3:
+            ignored = () if BLACK in self._colors else (BLACK,)
+            return ids_of_colors(entry.label, label, self._colors, ignored)
+        if label.dtype != np.uint8:
+            raise RgbxSegError(f'{entry.label}: the label is {label.dtype}; expected uint8; store '
+                               'it with 8 bits.')
+        strange = (label >= len(self._infos)) & (label != UNLABELED)
+        if strange.any():
+            raise RgbxSegError(f'{entry.label}: holds the id {label[strange][0]}; expected '
+                               f'0..{len(self._infos) - 1} or {UNLABELED}; correct the label or '
+                               'the classes of the source.')
+        return label
+
+    @property
+    def _colors(self) -> list[tuple[int, int, int]]:
+        return [info.color for info in self._infos]
+
+    def _entries(self, names: Iterable[str]) -> list[Entry]:
+        chosen = (name for name in sorted(names) if _chosen(name, self.source))
+        return [Entry(name, self._path(self._rgb, 'rgb', name),
+                      (self._path(self._aux, self.modality, name),), self._label_path(name),
+                      time_in_name(name)) for name in chosen]
+
+    def _path(self, images: dict[str, Path], folder: str, name: str) -> Path:
+        return images.get(name) or self.root / folder / f'{name}.png'
+
+    def _label_path(self, name: str) -> Path | None:
+        if name not in self._labels and (name in self._boxes or not self._labeled):
+            return None
+        return self._path(self._labels, self.source.label_dir, name)
+
+    def _load(self, entry: Entry) -> Sample:
+        rgb, aux = self.read_pair(entry)
         size = rgb.shape[:2]
         if aux.shape[:2] != size:
             aux = resize_to(aux, *size)
-        label = self._read_label(name, size)
-        if name in self._boxes:
+        label = self.read_label(entry) if self._labeled and entry.label else None
+        if label is not None and label.shape != size:
+            raise RgbxSegError(f'{entry.label}: {label.shape}; expected {size}, one id for each '
+                               'pixel of the RGB image.')
+        if not self._labeled:
+            label = np.full(size, UNLABELED, np.uint8)
+        elif entry.name in self._boxes:
             gray = aux if aux.ndim == 2 else aux.max(2)
-            label = weak_label(label, read_boxes(self._boxes[name], *size), gray)
-        return Sample(rgb, aux.reshape(*size, -1), label, self.modality, name,
-                      time_of(night_of(name)), self._own)
-
-    def _read_label(self, name: str, size: tuple[int, int]) -> Image | None:
-        if name not in self._labels:
-            return None
-        label = read_raw(self._labels[name])
-        if label.shape != size or label.dtype != np.uint8:
-            raise RgbxSegError(f'{self._labels[name]}: {label.dtype} {label.shape}; expected uint8 '
-                               f'{size}, one id for each pixel of the RGB image.')
-        strange = np.setdiff1d(label, [*range(self._n_classes), UNLABELED])
-        if strange.size:
-            raise RgbxSegError(f'{self._labels[name]}: holds the id {strange[0]}; expected '
-                               f'0..{self._n_classes - 1} or {UNLABELED}.')
-        return label
+            label = weak_label(label, read_boxes(self._boxes[entry.name], *size), gray)
+        return Sample(rgb, aux.reshape(*size, -1), label, self.modality, entry.name,
+                      entry.conditions, self.classes)
 
 
 def is_held_out(name: str, source: FolderSource) -> bool:
@@ -107,7 +167,3 @@ def is_held_out(name: str, source: FolderSource) -> bool:
 def _chosen(name: str, source: FolderSource) -> bool:
     wanted = {'all': (True, False), 'train': (False,), 'held_out': (True,)}[source.part]
     return is_held_out(name, source) in wanted
-
-
-def _images(folder: Path, needed: bool = True) -> dict[str, Path]:
-    return list_images(folder) if needed or folder.is_dir() else {}

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import cv2
@@ -30,7 +30,7 @@ from rgbx_seg_train.data.labels import Color
 from rgbx_seg_train.data.sample import CorruptImage, Image, Sample
 from rgbx_seg_train.data.synthetic import aux_encoding
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
+NOTHING: Mapping[str, str] = {}  # a plain one: samples go from process to process
 
 
 class Entry(NamedTuple):
@@ -39,13 +39,13 @@ class Entry(NamedTuple):
     name: str
     rgb: Path
     aux: tuple[Path, ...]  # none where aux lies in the RGB file or does not exist
-    label: Path
+    label: Path | None  # none where boxes stand for it
     conditions: Mapping[str, str] = NOTHING
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Return all files, in the order rgb, aux, label."""
-        return (self.rgb, *self.aux, self.label)
+        return (self.rgb, *self.aux, *(() if self.label is None else (self.label,)))
 
 
 class PublicSet(ABC):
@@ -109,6 +109,14 @@ class PublicSet(ABC):
     def expected(self) -> int | None:
         """Return the official number of samples of this split, None where there is none."""
         return self.COUNTS.get(self.source.split)
+
+    def everything(self) -> list[Entry]:
+        """Return the samples, and those of which only some files are there."""
+        return self.entries
+
+    def label_rule(self) -> str:
+        """Return all that decides whether a label image is a right one, for who remembers it."""
+        return repr(replace(self.source, root='', weight=1.0))
 
     def require_files(self) -> None:
         """Raise RgbxSegError if a file of the split is missing."""

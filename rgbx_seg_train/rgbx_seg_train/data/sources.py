@@ -41,7 +41,7 @@ def open_source(source: Source, data: DataConfig, native: bool = False,
     keep their own. Labels have the ids of the network's classes, or, where those are the union, of
     the source's own; without `labeled` they are all 255.
     """
-    samples = _open(source, data, native)
+    samples = _open(source, data, native, labeled)
     own = own_classes_of(source, data)
     if own != data.classes and data.classes != UNION:
         samples = Relabeled(samples, own, data.classes)
@@ -57,7 +57,7 @@ def own_classes_of(source: Source, data: DataConfig) -> str:
     return PUBLIC_SETS[source.kind].classes_of(source)
 
 
-def _open(source: Source, data: DataConfig, native: bool) -> Samples:
+def _open(source: Source, data: DataConfig, native: bool, labeled: bool) -> Samples:
     if isinstance(source, SyntheticSource):
         size = (SENSOR_HEIGHT, SENSOR_WIDTH) if native else (data.height, data.width)
         settings = RenderSettings(source.first_seed, source.count, source.modality or data.modality,
@@ -70,7 +70,7 @@ def _open(source: Source, data: DataConfig, native: bool) -> Samples:
                                f'are made only of the classes {RENDERED}, not {own}; remove '
                                'boxes_dir or choose other classes.')
         infos = CLASS_SETS.get(own, data.class_infos)
-        return FolderDataset(source, source.modality or data.modality, infos, own)
+        return FolderDataset(source, source.modality or data.modality, infos, own, labeled)
     samples = PUBLIC_SETS[source.kind](source)
     samples.require_files()
     return samples
