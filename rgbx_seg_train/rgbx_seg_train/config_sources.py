@@ -134,6 +134,8 @@ class NYUSource(_Rooted):
     root: str = ''  # holds RGB/, HHA/ or Depth/, Label/ and the lists
     split: str = choice('train', ('train', 'test'))
     aux: str = choice('hha', ('hha', 'depth'))  # hha is computed from Depth/ where it is absent
+    depth_scale: float = number(0.001, 1e-6, 1)  # meters of one count of Depth/
+    hha_cache: str = 'runs/cache/hha'  # where computed HHA is kept; empty = nowhere
     weight: float = number(1.0, 0)
 
 
@@ -157,7 +159,7 @@ class UrbanLFSource(_Rooted):
     root: str = ''  # holds real/ and Syn/
     split: str = choice('train', ('train', 'val', 'test'))
     part: str = choice('both', ('both', 'real', 'syn'))
-    view: str = '1_1'  # the sub-aperture image that is aux
+    view: str = '1_1'  # the sub-aperture image that is aux: row_column, each 1..9
     weight: float = number(1.0, 0)
 
 
@@ -168,6 +170,7 @@ class CocoStuffSource(_Rooted):
     kind: str = 'coco_stuff'
     root: str = ''  # holds images/ and annotations/, each with train2017/ and val2017/
     split: str = choice('train', ('train', 'val'))
+    modality: str = choice('thermal', MODALITIES)  # of the second camera, whose image is black
     weight: float = number(1.0, 0)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED, ClassInfo
+from rgbx_seg_train.data.coco_classes import NAMES as COCO_STUFF_NAMES
 from rgbx_seg_train.data.synthetic import CLASSES
 
 Color = tuple[int, int, int]
@@ -85,6 +86,8 @@ _URBANLF = _classes(
     ('rider', (156, 200, 26)), ('sky', (158, 179, 202)),
 )
 
+_COCO_STUFF = _classes(*((name, voc_color(raw)) for raw, name in enumerate(COCO_STUFF_NAMES, 1)))
+
 _UNION70_NAMES = (
     'building', 'fence', 'other', 'person', 'pole', 'road_line', 'road', 'sidewalk', 'vegetation',
     'car', 'wall', 'traffic_sign', 'sky', 'ground', 'bridge', 'rail_track', 'guardrail',
@@ -115,6 +118,7 @@ CLASS_SETS: dict[str, tuple[ClassInfo, ...]] = {
     'nyu40': _NYU40,
     'zju': _ZJU,
     'urbanlf': _URBANLF,
+    'coco_stuff': _COCO_STUFF,
     'union70': _classes(*zip(_UNION70_NAMES, _union_colors(), strict=True)),
 }
 
@@ -130,6 +134,8 @@ TO_UNION: dict[str, tuple[int, ...]] = {
     'nyu40': (10, *range(30, 59), 3, *range(59, 68)),
     'zju': (0, 68, 9, 6, 8, 12, 3, 22),
     'urbanlf': (22, 0, 1, 2, 3, 4, 6, 7, 11, 8, 9, 14, 69, 12),
+    'coco_stuff': tuple(_UNION70_NAMES.index(name) if name in _UNION70_NAMES else _NONE
+                        for name in COCO_STUFF_NAMES),
     'union70': tuple(range(70)),
 }
 
