@@ -12,7 +12,6 @@ import hashlib
 import inspect
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.register import write_atomically
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.data import images, labels, public
 from rgbx_seg_train.data.public import Entry, PublicSet
@@ -45,7 +45,7 @@ def verify(sets: Sequence[Samples], config: Config) -> None:
     """
     chains = [list(_unwrapped(samples)) for samples in sets]
     for chain in chains:
-        _verify_modality(chain[-1], config.model.modalities)
+        verify_modality(chain[-1], config.model.modalities)
     for chain in chains:
         inner = chain[-1]
         if isinstance(inner, PublicSet) and not any(isinstance(s, Unlabeled) for s in chain):
@@ -81,7 +81,8 @@ def _unwrapped(samples: Samples) -> Iterator[Samples]:
         yield samples
 
 
-def _verify_modality(samples: Samples, built_for: Sequence[str]) -> None:
+def verify_modality(samples: Samples, built_for: Sequence[str]) -> None:
+    """Raise RgbxSegError if `built_for` names modalities, but not that of the samples."""
     settings = getattr(samples, 'settings', samples)  # rendered scenes have them
     modality = getattr(settings, 'modality', None)
     if modality is not None and built_for and modality not in built_for:
@@ -140,11 +141,7 @@ class _Memory:
 
     def write(self) -> None:
         """Replace the file."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f'.{self.path.name}-', dir=self.path.parent)
-        with os.fdopen(handle, 'w', encoding='utf-8') as file:
-            json.dump(self.good, file)
-        os.replace(name, self.path)
+        write_atomically(self.path, json.dumps(self.good).encode())
 
 
 def _state(entry: Entry) -> State:

@@ -11,7 +11,9 @@ out: augmentation mirrors.
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +42,14 @@ class MFNet(PublicSet):
         'train': 784, 'val': 392, 'test': 393, 'train_day': 410, 'train_night': 374,
         'val_day': 205, 'val_night': 187, 'test_day': 205, 'test_night': 188})
     classes = 'mfnet'
+
+    @classmethod
+    def splits_of(cls, source: Any) -> tuple[str, ...]:
+        """Return train and test, and every other list that is there."""
+        lists = ('train', 'val', 'test') if (Path(source.root) / 'images').is_dir() else (
+            'train', 'test')
+        return tuple(split for split in cls.COUNTS
+                     if split in lists or (Path(source.root) / f'{split}.txt').is_file())
 
     def find(self) -> list[Entry]:
         """Return the samples of the list."""

@@ -58,11 +58,17 @@ class PublicSet(ABC):
     COUNTS: ClassVar[Mapping[str, int]] = {}
     modality: str = 'thermal'
     classes: str
+    odd_channels: tuple[int, ...] = ()  # see Sample
 
     @classmethod
     def classes_of(cls, source: Any) -> str:
         """Return the name of the class set of a source's labels."""
         return cls.classes
+
+    @classmethod
+    def splits_of(cls, source: Any) -> tuple[str, ...]:
+        """Return the names of the splits that a source's folder should have."""
+        return tuple(cls.COUNTS)
 
     @classmethod
     def modality_of(cls, source: Any) -> str:
@@ -141,7 +147,7 @@ class PublicSet(ABC):
         if aux.shape[:2] != size:
             aux = resize_to(aux, *size)
         return Sample(rgb, aux.reshape(*size, -1), label, self.modality, entry.name,
-                      entry.conditions, self.classes)
+                      entry.conditions, self.classes, self.odd_channels)
 
 
 def read_aux_image(path: Path, modality: str) -> Image:
