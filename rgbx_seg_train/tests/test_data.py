@@ -15,7 +15,6 @@ from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.config import AugmentConfig, DataConfig, FolderSource
 from rgbx_seg_train.data import rendered
-from rgbx_seg_train.data.augment import augment, change_aux, change_rgb
 from rgbx_seg_train.data.folder import FolderDataset, is_held_out
 from rgbx_seg_train.data.rendered import RenderSettings, SyntheticDataset, render_sample
 from rgbx_seg_train.data.sample import Sample
@@ -23,8 +22,6 @@ from rgbx_seg_train.data.sources import CLASS_SETS, Mixture, class_frequencies, 
 from rgbx_seg_train.data.synthetic import Scene, aux_encoding
 
 CLASSES = CLASS_SETS['mfnet']
-STILL = AugmentConfig(p_flip=0, zoom_low=1, zoom_high=1, rgb_gain=0, rgb_gamma=0, rgb_noise=0,
-                      aux_gain=0, aux_offset=0, aux_noise=0)
 MSRS = Path(__file__).resolve().parents[3] / 'shared' / 'data' / 'msrs_road'
 
 
@@ -73,69 +70,6 @@ def test_other_settings_make_another_cache():
     keys = {rendered._key(settings), rendered._key(replace(settings, night_fraction=0.5)),
             rendered._key(replace(settings, modality='depth'))}
     assert len(keys) == 3
-
-
-def test_augmentation_that_is_switched_off_changes_nothing():
-    sample = same_everywhere()
-    result = augment(sample, STILL, 40, 60, np.random.default_rng(0))
-    for name in ('rgb', 'aux', 'label'):
-        np.testing.assert_array_equal(getattr(result, name), getattr(sample, name))
-
-
-@pytest.mark.parametrize('zoom', [0.5, 0.8, 1.0, 1.4, 3.0])
-@pytest.mark.parametrize('seed', range(4))
-def test_geometry_moves_all_three_images_alike(zoom, seed):
-    config = replace(STILL, p_flip=0.5, zoom_low=zoom, zoom_high=zoom)
-    result = augment(same_everywhere(), config, 80, 120, np.random.default_rng(seed))
-    assert result.rgb.shape == (80, 120, 3)
-    assert result.aux.shape == (80, 120, 1)
-    known = result.label != 255
-    kernel = np.ones((7, 7), np.uint8)  # away from edges between blocks, where colors blend
-    flat = cv2.erode(result.label, kernel) == cv2.dilate(result.label, kernel)
-    expected = result.label.astype(int) * 20 + 10
-    for image in (result.rgb[..., 0], result.rgb[..., 2], result.aux[..., 0]):
-        assert np.abs(image.astype(int) - expected)[known & flat].max() <= 1
-        assert not image[~known].any()  # padding is black
-    assert known.mean() == pytest.approx(min(zoom, 1) ** 2, abs=0.02)
-    assert (known & flat).sum() > 200
-
-
-def test_flip_mirrors():
-    sample = same_everywhere()
-    result = augment(sample, replace(STILL, p_flip=1), 40, 60, np.random.default_rng(0))
-    np.testing.assert_array_equal(result.label, sample.label[:, ::-1])
-    np.testing.assert_array_equal(result.aux, sample.aux[:, ::-1])
-
-
-def test_photometry_changes_one_camera_and_never_the_label():
-    sample = same_everywhere()
-    config = replace(STILL, rgb_gain=0.3, rgb_noise=10)
-    result = augment(sample, config, 40, 60, np.random.default_rng(0))
-    assert (result.rgb != sample.rgb).mean() > 0.5
-    np.testing.assert_array_equal(result.aux, sample.aux)
-    np.testing.assert_array_equal(result.label, sample.label)
-
-
-def test_noise_has_the_drawn_strength():
-    gray = np.full((100, 100, 3), 128, np.uint8)
-    drawn = [change_rgb(gray, replace(STILL, rgb_noise=20), np.random.default_rng(seed)).std()
-             for seed in range(40)]
-    assert 8 < np.mean(drawn) < 12  # uniform between 0 and 20
-    assert max(drawn) < 20.5
-
-
-def test_a_failed_aux_camera_is_black_and_an_inverted_one_black_hot():
-    aux = np.arange(200, dtype=np.uint8).reshape(10, 20, 1)
-    rng = np.random.default_rng(0)
-    assert not change_aux(aux, replace(STILL, p_aux_dropout=1), rng).any()
-    np.testing.assert_array_equal(change_aux(aux, replace(STILL, p_aux_invert=1), rng), 255 - aux)
-
-
-def test_a_darkened_image_is_at_most_four_tenths_as_bright():
-    rgb = np.full((8, 8, 3), 200, np.uint8)
-    for seed in range(8):
-        dark = change_rgb(rgb, replace(STILL, p_rgb_dark=1), np.random.default_rng(seed))
-        assert 200 * 0.02 < dark.mean() < 200 * 0.42
 
 
 class Numbered:

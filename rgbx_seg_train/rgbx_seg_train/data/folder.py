@@ -29,7 +29,7 @@ from rgbx_seg_train.data.public import (
     read_aux_image,
     time_in_name,
 )
-from rgbx_seg_train.data.sample import Image, Sample, night_of
+from rgbx_seg_train.data.sample import ODD_CHANNELS, Image, Sample, night_of
 
 BLACK = (0, 0, 0)
 
@@ -149,7 +149,7 @@ class FolderDataset(PublicSet):
             gray = aux if aux.ndim == 2 else aux.max(2)
             label = weak_label(label, read_boxes(self._boxes[entry.name], *size), gray)
         return Sample(rgb, aux.reshape(*size, -1), label, self.modality, entry.name,
-                      entry.conditions, self.classes)
+                      entry.conditions, self.classes, ODD_CHANNELS.get(self.modality, ()))
 
 
 def is_held_out(name: str, source: FolderSource) -> bool:

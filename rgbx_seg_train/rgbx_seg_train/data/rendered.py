@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_ros.thermal import to_uint8
-from rgbx_seg_train.data.sample import Sample, time_of
+from rgbx_seg_train.data.sample import ODD_CHANNELS, Sample, time_of
 from rgbx_seg_train.data.synthetic import Scene, aux_encoding
 
 SENSOR_HEIGHT, SENSOR_WIDTH = 480, 640  # what the robot's cameras deliver
@@ -79,7 +79,7 @@ class SyntheticDataset:
         seed = self.settings.first_seed + index
         return Sample(self._rgb[index], self._aux[index], self._label[index],
                       self.settings.modality, f'{seed:08d}', time_of(bool(self._night[index])),
-                      'mfnet')
+                      'mfnet', ODD_CHANNELS.get(self.settings.modality, ()))
 
 
 def render_sample(seed: int, settings: RenderSettings) -> Sample:
@@ -94,7 +94,8 @@ def render_sample(seed: int, settings: RenderSettings) -> Sample:
     aux = resize_to(to_uint8(getattr(seen, settings.modality), encoding), *size)
     label = cv2.resize(seen.label, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
     return Sample(resize_to(seen.rgb, *size), aux.reshape(*size, encoding.channels), label,
-                  settings.modality, f'{seed:08d}', time_of(seen.night), 'mfnet')
+                  settings.modality, f'{seed:08d}', time_of(seen.night), 'mfnet',
+                  ODD_CHANNELS.get(settings.modality, ()))
 
 
 def _key(settings: RenderSettings) -> str:

@@ -15,6 +15,9 @@ from rgbx_seg_ros import RgbxSegError
 
 Image = NDArray[np.uint8]
 
+# Sample.odd_channels of modalities as the robot encodes them: [DoLP, sin 2AoLP, cos 2AoLP]
+ODD_CHANNELS: Mapping[str, tuple[int, ...]] = {'polarization': (1,)}
+
 
 class CorruptImage(RgbxSegError):
     """A file that should hold an image and cannot be decoded: training may go on without it."""
@@ -32,6 +35,8 @@ class Sample:
     # what scores are told apart by: {'time': 'night', 'weather': 'fog', 'case': 'motionblur'}
     conditions: Mapping[str, str] = field(default_factory=dict)
     classes: str = ''  # the class set of the ids; empty = the network's
+    # channels of aux that are 255 minus themselves in a mirror, such as angles of polarization
+    odd_channels: tuple[int, ...] = ()
 
     @property
     def night(self) -> bool:
