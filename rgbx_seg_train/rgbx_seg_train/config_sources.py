@@ -60,7 +60,7 @@ class FolderSource(_Rooted):
 
     kind: str = 'folder'
     root: str = ''  # the folder
-    label_dir: str = 'label'  # folder of mono8 ids
+    label_dir: str = 'label'  # folder of ids, or of the classes' colors
     boxes_dir: str = ''  # folder of human boxes (YOLO), used as weak labels; empty = none
     part: str = choice('all', PARTS)  # which side of the fixed split to take
     hold_out: float = number(0.25, 0, 1)  # share held out by the hash of the name
@@ -98,7 +98,7 @@ class FMBSource(_Rooted):
     kind: str = 'fmb'
     root: str = ''  # holds train/ and test/, or Visible/, Infrared/, Label/ and the lists
     split: str = choice('train', ('train', 'test'))
-    protocol: str = choice('14', ('14', '15'))  # classes scored; 15 counts the background too
+    protocol: int = number(14, 14, 15)  # classes scored; 15 counts the background too
     weight: float = number(1.0, 0)
 
 
@@ -146,7 +146,9 @@ class ZJUSource(_Rooted):
     kind: str = 'zju'
     root: str = ''  # holds train/ and val/
     split: str = choice('train', ('train', 'val'))
-    aux: str = choice('aolp', ('aolp', 'dolp'))  # computed from the four angles where absent
+    # of each color, computed from the four angles where absent; or [DoLP, sin 2AoLP, cos 2AoLP]
+    # of all colors, as the robot and rendered scenes have it: vector
+    aux: str = choice('aolp', ('aolp', 'dolp', 'vector'))
     channel_order: str = choice('auto', ('auto', 'rgb', 'bgr'))  # of the label's colors on disk
     weight: float = number(1.0, 0)
 

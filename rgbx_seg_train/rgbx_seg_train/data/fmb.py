@@ -32,8 +32,8 @@ from rgbx_seg_train.data.sample import Image
 FOLDERS = ('Visible', 'Infrared', 'Label')
 _COLORS = tuple(info.color for info in CLASS_SETS['fmb15'])
 _IDS = {
-    '14': id_table({0: UNLABELED, UNLABELED: UNLABELED, **{raw: raw - 1 for raw in range(1, 15)}}),
-    '15': id_table({UNLABELED: UNLABELED, **{raw: raw for raw in range(15)}}),
+    14: id_table({0: UNLABELED, UNLABELED: UNLABELED, **{raw: raw - 1 for raw in range(1, 15)}}),
+    15: id_table({UNLABELED: UNLABELED, **{raw: raw for raw in range(15)}}),
 }
 
 
@@ -46,7 +46,7 @@ class FMB(PublicSet):
     @classmethod
     def classes_of(cls, source: Any) -> str:
         """Return fmb or fmb15, as the protocol has it."""
-        return 'fmb15' if source.protocol == '15' else 'fmb'
+        return 'fmb15' if source.protocol == 15 else 'fmb'
 
     def find(self) -> list[Entry]:
         """Return the samples of the split, by name or as listed."""
