@@ -122,7 +122,7 @@ class PublicSet(ABC):
 
     def label_rule(self) -> str:
         """Return all that decides whether a label image is a right one, for who remembers it."""
-        return repr(replace(self.source, root='', weight=1.0))
+        return repr(replace(self.source, root='.', weight=1.0))
 
     def require_files(self) -> None:
         """Raise RgbxSegError if a file of the split is missing."""
