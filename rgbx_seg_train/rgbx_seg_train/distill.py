@@ -52,7 +52,8 @@ class Teacher:
         if path.resolve().parent == (Path(config.out) / config.name).resolve():
             raise RgbxSegError(f'distill.teacher is {path}, in the folder that this run writes to; '
                                'expected the checkpoint of another; choose another name.')
-        model, checkpoint = load_model(path)
+        with torch.random.fork_rng([]):  # a resumed run has its random numbers already
+            model, checkpoint = load_model(path)
         self.sha256 = sha256_of(path)
         known = modalities_of(checkpoint.config, model)
         unknown = sorted(used_modalities(config.data) - set(known))
@@ -75,17 +76,21 @@ class Teacher:
         rgb, aux: (B, 3, H, W) as the student read them. The gradient reaches the student alone.
         """
         given = self._ask(logits, rgb, aux, batch)
-        student, say = logits.float(), None
-        if UNLABELED in self._channels:
-            own = [n for n, channel in enumerate(self._channels) if channel != UNLABELED]
-            student, say = student[:, own], self._say(batch, logits)
-        given = given[:, [channel for channel in self._channels if channel != UNLABELED]]
-        total = self._settings.logits * divergence(
-            student, given, self._settings.temperature, say)
-        if self._taps:
-            mine, other = (tap.take() for tap in self._taps)
-            total = total + self._settings.features * dissimilarity(mine, other)
+        maps = [tap.take() for tap in self._taps]
+        with torch.autocast(rgb.device.type, enabled=False):  # cosines need more digits
+            total = self._settings.logits * self._of_logits(logits.float(), given, batch)
+            if maps:
+                total = total + self._settings.features * dissimilarity(*maps)
         return total
+
+    def _of_logits(self, student: Tensor, given: Tensor, batch: Batch) -> Tensor:
+        """Return the divergence among the classes that both know."""
+        temperature = self._settings.temperature
+        if UNLABELED not in self._channels:
+            return divergence(student, given[:, list(self._channels)], temperature)
+        own = [n for n, channel in enumerate(self._channels) if channel != UNLABELED]
+        there = [self._channels[n] for n in own]
+        return divergence(student[:, own], given[:, there], temperature, self._say(batch, student))
 
     @torch.no_grad()
     def _ask(self, logits: Tensor, rgb: Tensor, aux: Tensor, batch: Batch) -> Tensor:

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_runs import HEIGHT, WIDTH, Stub
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from small_runs import HEIGHT, WIDTH, Stub, small_config, write_folder
 from torch import nn
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_train import run
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import override, parse_config
@@ -21,6 +24,7 @@ from rgbx_seg_train.distill import Teacher, cosines, dissimilarity, divergence, 
 from rgbx_seg_train.losses import Objective
 from rgbx_seg_train.models import FAMILIES, Family
 from rgbx_seg_train.preprocess import normalize
+from rgbx_seg_train.train import train
 
 TINY = {
     'segrgbx': ('tiny', {'dims': [8, 8, 8, 8], 'depths': [1, 1, 1, 1], 'heads': [1, 1, 2, 2],
@@ -34,6 +38,8 @@ TINY = {
 def stub_family(monkeypatch):
     monkeypatch.setitem(FAMILIES, 'stub', Family(type(None), {'tiny': None}, Stub,
                                                  features='first'))
+    yield
+    AcceleratorState._reset_state(True)
 
 
 def config_of(tmp_path: Path, family: str = 'stub', *overrides: str) -> Config:
@@ -288,3 +294,36 @@ def test_a_run_never_writes_over_its_teacher(tmp_path):
     config = config_of(tmp_path, 'stub', f'distill.teacher={folder / "best.safetensors"}')
     with pytest.raises(RgbxSegError, match='in the folder that this run writes to'):
         Teacher(config, student_of(config), 'cpu')
+
+
+def test_a_taught_run_resumes_to_the_very_weights_of_an_uninterrupted_one(tmp_path, monkeypatch):
+    write_teacher(tmp_path, config_of(tmp_path))
+    extra = write_folder(tmp_path / 'extra', ('00005D', '00006D', '00007N'))
+    overrides = (f'distill.teacher={tmp_path / "teacher.safetensors"}', 'train.workers=0',
+                 f'data.unlabeled=[{{kind: folder, root: {extra}}}]')
+    whole = small_config(tmp_path, 'name=whole', *overrides)
+    train(whole)
+    stopped = small_config(tmp_path, 'name=stopped', *overrides)
+    save = run.save_checkpoint
+
+    def save_then_die(path, *args):
+        save(path, *args)
+        if path.name == 'last.safetensors':
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, 'save_checkpoint', save_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(stopped)
+    monkeypatch.setattr(run, 'save_checkpoint', save)
+    torch.manual_seed(99)
+    train(stopped, resume=True)
+    untaught = small_config(tmp_path, 'name=untaught', *overrides[1:])
+    train(untaught)
+    expected, found, other = (load_file(tmp_path / 'runs' / name / 'last.safetensors')
+                              for name in ('whole', 'stopped', 'untaught'))
+    assert expected.keys() == found.keys()
+    for key in expected:
+        assert torch.equal(expected[key], found[key]), key
+    assert not torch.equal(expected['model/last.weight'], other['model/last.weight'])
+    text = (tmp_path / 'runs' / 'whole' / 'config.yaml').read_text(encoding='utf-8')
+    assert 'teacher.safetensors' in text
