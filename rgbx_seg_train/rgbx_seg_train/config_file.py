@@ -56,7 +56,7 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 def override(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return `data` with each `key.key=value` set; a number steps into a list."""
-    result = yaml.safe_load(yaml.safe_dump(dict(data)))
+    result = yaml.safe_load(yaml.safe_dump(dict(data), sort_keys=False))
     for text in overrides:
         key, equals, value = text.partition('=')
         if not equals or not key:
