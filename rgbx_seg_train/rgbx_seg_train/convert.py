@@ -29,6 +29,7 @@ from rgbx_seg_train.config_file import override, parse_config
 from rgbx_seg_train.hub import parse_hub_id
 from rgbx_seg_train.models import FAMILIES, find_config, find_family
 from rgbx_seg_train.models.family import Family, Part
+from rgbx_seg_train.text import check_classes, tells_classes
 from rgbx_seg_train.weights import read_weights
 
 PARITY_SAMPLES = 4  # synthetic; what rgbx_export compares the bundle on
@@ -71,6 +72,8 @@ def convert(family: str, preset: str, out: Path, parts: Mapping[str, str], seed:
     model = build_model(config, n_classes)
     left, sources = set(model.state_dict()), []
     for name, where in parts.items():
+        if name == 'classes' and (told := tells_classes(where)) is not None:
+            check_classes(told, Path(where), config.data.class_infos)
         filled, origin = _fill(model, name, table.parts[name], where)
         left -= filled
         sources.append(Source(name, where, origin, len(filled)))

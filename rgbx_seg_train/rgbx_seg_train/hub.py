@@ -43,6 +43,7 @@ HUB_REVISIONS: dict[str, str] = {
     'nvidia/mit-b4': '3844ddaa13d9ce98816bacb904688a5284f164af',
     'nvidia/mit-b5': '40357155205b036cf11b61f132d53d2f8861f170',
     'openai/clip-vit-base-patch16': '57c216476eefef5ab752ec549e440a49ae4ae5f3',
+    'openai/clip-vit-large-patch14': '32bd64288804d66eefd0ccbe215aa642df71cc41',
     'facebook/sam2.1-hiera-tiny': 'de431c4043854a71d8101e17995dfe596bf101a5',
     'facebook/sam2.1-hiera-small': 'ee5bba1d82bb8749febdf90f45e84b687142ba03',
     'facebook/sam2.1-hiera-base-plus': 'b7320756a13354e7530a63935656d35b2f91a290',
