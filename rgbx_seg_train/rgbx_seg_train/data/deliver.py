@@ -4,8 +4,9 @@
 
 `{img,depth,hha,event,lidar,semantic}/WEATHER/{train,val,test}/PLACE/NUMBER_WHAT_front.png`, where
 WHAT is rgb, depth (also in hha), event, lidar or semantic. A fault is a part of the path, such as
-motionblur; a scene without one has no condition `case`. Labels hold 1..25 in their first channel,
-0 and 255 are ignored. Published scores are mostly those of val.
+motionblur; a scene without one has no condition `case`. Depth in colors has the simulator's 24 bits
+and is scaled as on the robot, 40 m being white; gray depth of 8 bits stays as it is. Labels hold
+1..25 in their first channel, 0 and 255 are ignored. Published scores are mostly those of val.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_ros.thermal import to_uint8
-from rgbx_seg_train.data.images import read_raw
+from rgbx_seg_train.data.images import read_color, read_raw
 from rgbx_seg_train.data.public import Entry, PublicSet, id_table, read_aux_image, read_ids
 from rgbx_seg_train.data.sample import Image
 from rgbx_seg_train.data.synthetic import aux_encoding
@@ -85,7 +86,7 @@ class DeLiVER(PublicSet):
     def read_aux(self, entry: Entry) -> Image:
         """Return aux uint8 (h, w) or (h, w, 3) at its own size."""
         if self.source.aux != 'depth':
-            return read_aux_image(entry.aux[0], self.modality)
+            return read_color(entry.aux[0])
         raw = read_raw(entry.aux[0])
         if raw.dtype == np.uint8 and raw.ndim == 3 and np.ptp(raw[..., :3], axis=2).any():
             return to_uint8(carla_depth(raw), aux_encoding('depth'))
@@ -104,9 +105,6 @@ class DeLiVER(PublicSet):
 
 
 def carla_depth(image: Image) -> NDArray[np.float32]:
-    """Return meters (H, W) of the simulator's image RGB(A), which has 24 bits: red is lowest.
-
-    An image whose channels are equal is no such one: it is gray already, and stays as it is.
-    """
+    """Return meters (H, W) of the simulator's depth RGB(A): 24 bits up to 1 km, red is lowest."""
     counts = image[..., :3].astype(np.float64) @ (1.0, 256.0, 65536.0)
     return (counts * (CARLA_RANGE_M / CARLA_COUNTS)).astype(np.float32)

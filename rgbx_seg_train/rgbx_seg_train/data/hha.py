@@ -28,6 +28,7 @@ LOWEST_M, ASSUMED_M = 0.9, 1.3  # no floor nearer than 0.9 m below the camera: i
 FINE, COARSE = 3, 10  # half windows of normals in pixels: of the image, of the search for gravity
 # of that search: normals so near to an axis in degrees count, and how often the axis is refined
 GRAVITY_STEPS = ((45.0, 5), (15.0, 5))
+TIE = 1e-9  # share of the normals: where one wall is all that is seen, the axis stays as it was
 
 
 class Camera(NamedTuple):
@@ -90,12 +91,14 @@ def find_gravity(normals: Array) -> Array:
 
     `normals` (..., 3) point away from the camera; NaN where there is none. Each step takes the
     normals near the axis and those near its plane, and the axis that the former are most parallel
-    and the latter most perpendicular to: an eigenvector of the difference of their scatters.
+    and the latter most perpendicular to: an eigenvector of the difference of their scatters. Other
+    than the authors', an axis that turned by more than the step's angle is not believed.
     """
     normals = normals.reshape(-1, 3)
     normals = normals[~np.isnan(normals[:, 0])]
     rows, columns = np.triu_indices(3)
     squares = normals[:, rows] * normals[:, columns]  # the scatters are sums of these
+    tie = TIE * max(len(normals), 1)
     gravity, scatter = np.array([0.0, 1.0, 0.0]), np.empty((3, 3))
     for threshold, rounds in GRAVITY_STEPS:
         near, far = np.cos(np.radians(threshold)), np.sin(np.radians(threshold))
@@ -103,8 +106,9 @@ def find_gravity(normals: Array) -> Array:
             along = np.abs(normals @ gravity)
             sign = (along < far).astype(np.float64) - (along > near)
             scatter[rows, columns] = scatter[columns, rows] = sign @ squares
-            axis = np.linalg.eigh(scatter)[1][:, 0]
-            gravity = axis if axis @ gravity >= 0 else -axis
+            axis = np.linalg.eigh(scatter - tie * np.outer(gravity, gravity))[1][:, 0]
+            if abs(axis @ gravity) > near:  # else it is a wall's: too little of a floor is seen
+                gravity = axis if axis @ gravity >= 0 else -axis
     return gravity
 
 

@@ -4,14 +4,14 @@
 
 `{train,val}/{0,45,90,135}/NAME_image0_ANGLE.png`, `{train,val}/{aolp2,dolp2}/NAME_aolp.png` (or
 _dolp), `{train,val}/label/NAME_image0.png`; 344 and 50 of them. RGB is the image at 0 degrees. AoLP
-and DoLP come of the four angles where their folder is absent. Labels have PASCAL VOC's colors of 0
-background, which is ignored, and 1..8; published readers take red for blue in them. That changes
-building with road and car with sky, so the order is decided by where sky and road lie.
+and DoLP are computed of the four angles where their folder is absent. Labels have PASCAL VOC's
+colors of 0 background, which is ignored, and 1..8; published readers take red for blue in them.
+That changes building with road and car with sky, so the order is decided by where sky and road lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,16 +21,10 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_train.data.images import list_images, read_color, read_label
 from rgbx_seg_train.data.labels import voc_color
-from rgbx_seg_train.data.polarization import (
-    ANGLES,
-    angle_of_polarization,
-    degree_of_polarization,
-)
+from rgbx_seg_train.data.polarization import ANGLES, MEASURES, ODD_CHANNELS
 from rgbx_seg_train.data.public import Entry, PublicSet, id_table, ids_of, ids_of_colors
 from rgbx_seg_train.data.sample import CorruptImage, Image
 
-COMPUTED: dict[str, Callable[[Sequence[Image]], Image]] = {
-    'aolp': angle_of_polarization, 'dolp': degree_of_polarization}
 MARK = '_image0'  # ends a scene's name in the names of its files
 ROAD, CAR, SKY, BUILDING = 4, 3, 6, 1  # raw ids
 LOOKED_AT = 12  # labels that the order of colors is decided by
@@ -51,8 +45,8 @@ class ZJU(PublicSet):
     def find(self) -> list[Entry]:
         """Return the scenes of the split, by name."""
         folder = self.root / self.source.split
-        images = {angle: _by_scene(folder / str(angle), '') for angle in ANGLES}
-        labels = _by_scene(folder / 'label', '')
+        images = {angle: _by_scene(folder / str(angle)) for angle in ANGLES}
+        labels = _by_scene(folder / 'label')
         entries = []
         ready = self._ready(folder)
         for name in sorted(images[0].keys() | labels.keys()):
@@ -71,8 +65,13 @@ class ZJU(PublicSet):
                 return _by_scene(folder / name, f'_{self.source.aux}')
         return None
 
+    @property
+    def odd_channels(self) -> tuple[int, ...]:
+        """Return the channels that are angles, which a mirror turns around; see Sample."""
+        return ODD_CHANNELS[self.source.aux]
+
     def read_aux(self, entry: Entry) -> Image:
-        """Return AoLP or DoLP of each color, uint8 (H, W, 3)."""
+        """Return AoLP or DoLP of each color, or the robot's measures, uint8 (H, W, 3)."""
         images = [read_color(path) for path in entry.aux]
         if len(images) == 1:
             return images[0]
@@ -81,7 +80,7 @@ class ZJU(PublicSet):
                 raise CorruptImage(f'{path}: the image is {image.shape[1]}x{image.shape[0]} and '
                                    f'that at 0 degrees {images[0].shape[1]}x{images[0].shape[0]}; '
                                    'expected one size; replace them.')
-        return COMPUTED[self.source.aux](images)
+        return MEASURES[self.source.aux](images)
 
     def read_label(self, entry: Entry) -> Image:
         """Return ids 0..7, of colors or of an indexed image."""
@@ -92,13 +91,11 @@ class ZJU(PublicSet):
             label = ids_of_colors(entry.label, label, _COLORS)
         return ids_of(entry.label, label, _IDS)
 
-    @property
+    @cached_property
     def channel_order(self) -> str:
-        """Return rgb or bgr, as the source says or its labels show; decided once."""
-        if not hasattr(self, '_order'):
-            order = self.source.channel_order
-            self._order = self._decide() if order == 'auto' else order
-        return self._order
+        """Return rgb or bgr, as the source says or its labels show."""
+        order = self.source.channel_order
+        return self._decide() if order == 'auto' else order
 
     def _decide(self) -> str:
         step = max(1, len(self.entries) // LOOKED_AT)
@@ -132,9 +129,7 @@ def _count(image: Image, raw: int) -> int:
     return int((image[..., :3] == _COLORS[raw]).all(2).sum())
 
 
-def _by_scene(folder: Path, suffix: str) -> dict[str, Path]:
-    """Return the images of a folder by the scene that their names begin with; none if it is absent.
-
-    """
+def _by_scene(folder: Path, suffix: str = '') -> dict[str, Path]:
+    """Return the images of a folder by the scene that their names begin with, if there is one."""
     images = list_images(folder) if folder.is_dir() else {}
     return {stem.split(MARK)[0].removesuffix(suffix): path for stem, path in images.items()}

@@ -1,0 +1,477 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""DeLiVER, NYUDepthV2, ZJU RGB-P, UrbanLF and COCO-Stuff, read from miniatures of their files."""
+
+import os
+import pickle
+from pathlib import Path
+
+import cv2
+import miniature_rgbx as mini
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.thermal import to_uint8
+from rgbx_seg_train.config import DataConfig
+from rgbx_seg_train.config_sources import (
+    CocoStuffSource,
+    DeLiVERSource,
+    NYUSource,
+    UrbanLFSource,
+    ZJUSource,
+)
+from rgbx_seg_train.data import nyu
+from rgbx_seg_train.data.hha import KINECT, to_hha
+from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION
+from rgbx_seg_train.data.polarization import ANGLES, MEASURES, ODD_CHANNELS
+from rgbx_seg_train.data.sample import CorruptImage
+from rgbx_seg_train.data.sources import open_source
+from rgbx_seg_train.data.synthetic import aux_encoding
+
+UNION = DataConfig(classes='union70')
+
+
+def opened(source):
+    return open_source(source, UNION)
+
+
+def assert_labels(samples, ids):
+    """Compare all labels of a split with those meant; names and their number must agree."""
+    found = {sample.name: sample for sample in (samples[n] for n in range(len(samples)))}
+    assert found.keys() == ids.keys()
+    for name, sample in found.items():
+        np.testing.assert_array_equal(sample.label, ids[name])
+        assert sample.rgb.shape == (*ids[name].shape, 3) and sample.rgb.dtype == np.uint8
+        assert sample.aux.shape[:2] == ids[name].shape and sample.aux.dtype == np.uint8
+
+
+def raises_sentence(text):
+    return pytest.raises(RgbxSegError, match=rf'(?s)^(?!.*\n).*{text}.*\.$')
+
+
+class TestDeLiVER:
+    def test_ids_are_the_first_channel_minus_one(self, tmp_path):
+        ids = mini.write_deliver(tmp_path)
+        assert_labels(opened(DeLiVERSource(root=str(tmp_path))), ids)
+
+    def test_conditions_tell_time_weather_and_fault(self, tmp_path):
+        mini.write_deliver(tmp_path)
+        samples = opened(DeLiVERSource(root=str(tmp_path)))
+        found = [dict(samples[n].conditions) for n in range(len(samples))]
+        assert {'time': 'night', 'weather': 'night'} in found
+        assert {'time': 'day', 'weather': 'rain', 'case': 'lidarjitter'} in found
+        assert sum('case' in conditions for conditions in found) == 5
+
+    @pytest.mark.parametrize(('choice', 'count'), [
+        ({'weather': 'rain'}, 6), ({'weather': 'fog'}, 1), ({'case': 'eventlowres'}, 1)])
+    def test_one_weather_or_fault_can_be_taken(self, tmp_path, choice, count):
+        mini.write_deliver(tmp_path)
+        samples = opened(DeLiVERSource(root=str(tmp_path), **choice))
+        assert len(samples) == count and samples.expected() is None
+
+    def test_a_fault_in_the_root_is_none_of_the_scene(self, tmp_path):
+        root = tmp_path / 'motionblur'
+        mini.write_deliver(root)
+        assert len(opened(DeLiVERSource(root=str(root), case='motionblur'))) == 1
+
+    @pytest.mark.parametrize(('aux', 'modality'), [
+        ('event', 'event'), ('depth', 'depth'), ('hha', 'depth'), ('lidar', 'depth')])
+    def test_each_second_sensor_has_its_modality(self, tmp_path, aux, modality):
+        mini.write_deliver(tmp_path)
+        samples = opened(DeLiVERSource(root=str(tmp_path), aux=aux))
+        assert samples.modality == samples[0].modality == modality
+
+    def test_events_are_repeated_not_blended(self, tmp_path):
+        mini.write_deliver(tmp_path)
+        sample = opened(DeLiVERSource(root=str(tmp_path)))[0]
+        small = mini.noise(80, mini.HEIGHT // 4, mini.WIDTH // 4, 3)
+        np.testing.assert_array_equal(sample.aux, small.repeat(4, 0).repeat(4, 1))
+
+    def test_hha_keeps_its_channels(self, tmp_path):
+        mini.write_deliver(tmp_path)
+        sample = opened(DeLiVERSource(root=str(tmp_path), aux='hha'))[0]
+        np.testing.assert_array_equal(sample.aux, mini.noise(40, mini.HEIGHT, mini.WIDTH, 3))
+
+    def test_depth_of_24_bits_is_scaled_as_on_the_robot(self, tmp_path):
+        mini.write_deliver(tmp_path)
+        sample = opened(DeLiVERSource(root=str(tmp_path), aux='depth'))[0]
+        meters = mini.depth_ramp().astype(np.float32)
+        expected = to_uint8(meters, aux_encoding('depth')).astype(int)
+        assert np.abs(sample.aux[..., 0] - expected).max() <= 1
+        assert sample.aux[0, 0, 0] < 10 and sample.aux[0, -1, 0] == 255
+
+    def test_gray_depth_stays(self, tmp_path):
+        ids = mini.write_deliver(tmp_path)
+        gray = mini.noise(3, mini.HEIGHT, mini.WIDTH)
+        name = next(iter(ids))
+        mini.save(tmp_path / 'depth' / f'{name}_depth_front.png', np.dstack([gray] * 3))
+        sample = opened(DeLiVERSource(root=str(tmp_path), aux='depth'))[0]
+        np.testing.assert_array_equal(sample.aux[..., 0], gray)
+
+    def test_an_unknown_id_is_named(self, tmp_path):
+        ids = mini.write_deliver(tmp_path)
+        name = next(iter(ids))
+        mini.save(tmp_path / 'semantic' / f'{name}_semantic_front.png',
+                  np.full((mini.HEIGHT, mini.WIDTH, 4), 26, np.uint8))
+        with raises_sentence('value 26'):
+            opened(DeLiVERSource(root=str(tmp_path)))[0]
+
+    def test_a_missing_file_is_named_before_anything_is_read(self, tmp_path):
+        name = next(iter(mini.write_deliver(tmp_path)))
+        (tmp_path / 'event' / f'{name}_event_front.png').unlink()
+        with raises_sentence('045050_event_front.png: no such file'):
+            opened(DeLiVERSource(root=str(tmp_path)))
+
+    def test_another_folder_is_refused(self, tmp_path):
+        with raises_sentence('img: no such folder'):
+            opened(DeLiVERSource(root=str(tmp_path)))
+
+    def test_the_official_number_is_known(self, tmp_path):
+        mini.write_deliver(tmp_path)
+        assert opened(DeLiVERSource(root=str(tmp_path))).expected() == 3983
+
+
+class TestNYU:
+    @pytest.mark.parametrize('palette', [False, True])
+    def test_ids_are_the_indices_minus_one(self, tmp_path, palette):
+        ids = mini.write_nyu(tmp_path, palette=palette)
+        assert_labels(opened(NYUSource(root=str(tmp_path))), {n: ids[n] for n in ('1', '4')})
+        assert_labels(opened(NYUSource(root=str(tmp_path), split='test')), {'9': ids['9']})
+
+    def test_hha_that_is_there_is_read_as_it_is(self, tmp_path):
+        mini.write_nyu(tmp_path)
+        sample = opened(NYUSource(root=str(tmp_path)))[1]
+        np.testing.assert_array_equal(sample.aux, mini.noise(54, mini.HEIGHT, mini.WIDTH, 3))
+        assert sample.modality == 'depth'
+
+    def test_hha_is_computed_of_depth_and_kept(self, tmp_path, monkeypatch):
+        depth = self.room()
+        mini.write_nyu(tmp_path / 'nyu', hha=False, depth=depth)
+        source = NYUSource(root=str(tmp_path / 'nyu'), hha_cache=str(tmp_path / 'cache'))
+        first = opened(source)[0].aux
+        np.testing.assert_array_equal(first, to_hha(depth / 1000.0))
+        monkeypatch.setattr(nyu, 'to_hha', None)  # a second time it would fail
+        np.testing.assert_array_equal(opened(source)[0].aux, first)
+
+    def test_hha_is_computed_anew_of_another_depth(self, tmp_path):
+        mini.write_nyu(tmp_path / 'nyu', hha=False, depth=self.room())
+        source = NYUSource(root=str(tmp_path / 'nyu'), hha_cache=str(tmp_path / 'cache'))
+        first = opened(source)[0].aux
+        path = tmp_path / 'nyu' / 'Depth' / '1.png'
+        mini.save(path, self.room() + np.uint16(500))
+        os.utime(path, (1, 1))
+        assert (opened(source)[0].aux != first).any()
+
+    def test_another_unit_of_depth_can_be_told_and_is_noticed(self, tmp_path):
+        mini.write_nyu(tmp_path, hha=False, depth=self.room() * np.uint16(10))
+        tenths = NYUSource(root=str(tmp_path), hha_cache='', depth_scale=1e-4)
+        np.testing.assert_array_equal(opened(tenths)[0].aux, to_hha(self.room() / 1000.0))
+        with raises_sentence('median depth is .* correct depth_scale'):
+            opened(NYUSource(root=str(tmp_path), hha_cache=''))[0]
+
+    def test_depth_is_scaled_as_on_the_robot(self, tmp_path):
+        mini.write_nyu(tmp_path, depth=self.room())
+        sample = opened(NYUSource(root=str(tmp_path), aux='depth'))[0]
+        expected = to_uint8(self.room(), aux_encoding('depth')).astype(int)
+        assert np.abs(sample.aux[..., 0] - expected).max() <= 1
+
+    def test_depth_of_another_shape_is_refused(self, tmp_path):
+        mini.write_nyu(tmp_path, hha=False, depth=self.room()[:, :140].copy())
+        with raises_sentence('140x120; expected the shape of 640x480'):
+            opened(NYUSource(root=str(tmp_path), hha_cache=''))[0]
+
+    def test_an_unknown_id_is_named(self, tmp_path):
+        mini.write_nyu(tmp_path)
+        mini.save(tmp_path / 'Label' / '1.png', np.full((mini.HEIGHT, mini.WIDTH), 41, np.uint8))
+        with raises_sentence('value 41'):
+            opened(NYUSource(root=str(tmp_path)))[0]
+
+    def test_without_depth_and_hha_it_says_so(self, tmp_path):
+        mini.write_nyu(tmp_path, hha=False)
+        with raises_sentence('Depth: no such folder'):
+            opened(NYUSource(root=str(tmp_path)))
+
+    def test_a_missing_list_is_named(self, tmp_path):
+        mini.write_nyu(tmp_path)
+        (tmp_path / 'test.txt').unlink()
+        with raises_sentence('test.txt: no such list'):
+            opened(NYUSource(root=str(tmp_path), split='test'))
+
+    @staticmethod
+    def room():
+        """Return uint16 millimeters (120, 160) of a floor and a wall 5 m away."""
+        camera = KINECT.scaled(120, 160)
+        y = (np.arange(120) + 1 - camera.cy) / camera.fy
+        depth = np.minimum(1.2 / np.maximum(y, 1e-3), 5.0)
+        return np.repeat((1000 * depth).astype(np.uint16)[:, None], 160, 1)
+
+
+class TestZJU:
+    @pytest.mark.parametrize('order', ['rgb', 'bgr'])
+    def test_ids_are_right_in_both_orders_of_colors(self, tmp_path, order):
+        ids = mini.write_zju(tmp_path, order)
+        samples = opened(ZJUSource(root=str(tmp_path)))
+        assert_labels(samples, {name: ids[name] for name in ('1_day', '2_day', '10_dusk')})
+        assert samples.channel_order == order
+
+    def test_a_told_order_is_followed(self, tmp_path):
+        mini.write_zju(tmp_path, 'bgr')
+        sample = opened(ZJUSource(root=str(tmp_path), channel_order='bgr', split='val'))[0]
+        assert sample.label[0, 10] == 5 and sample.label[-1, 0] == 3  # sky, road
+        with raises_sentence(r'color \(0, 0, 64\)'):  # bicycle has no counterpart
+            opened(ZJUSource(root=str(tmp_path), channel_order='rgb', split='val'))[0]
+
+    def test_an_order_that_nothing_tells_is_asked_for(self, tmp_path):
+        mini.write_zju(tmp_path, street=False)
+        with raises_sentence('set channel_order to rgb or bgr'):
+            opened(ZJUSource(root=str(tmp_path)))[0]
+
+    def test_an_indexed_label_needs_no_order(self, tmp_path):
+        ids = mini.write_zju(tmp_path, indexed=True, street=False)
+        assert_labels(opened(ZJUSource(root=str(tmp_path), split='val')), {'7_day': ids['7_day']})
+
+    @pytest.mark.parametrize(('aux', 'seed'), [('aolp', 5000), ('dolp', 6000)])
+    def test_images_that_are_there_are_read_as_they_are(self, tmp_path, aux, seed):
+        mini.write_zju(tmp_path)
+        samples = opened(ZJUSource(root=str(tmp_path), aux=aux, split='val'))
+        np.testing.assert_array_equal(samples[0].aux, mini.noise(seed, 40, 50, 3))
+        assert samples[0].modality == 'polarization'
+
+    @pytest.mark.parametrize('aux', ['aolp', 'dolp', 'vector'])
+    def test_they_are_computed_of_four_angles_where_absent(self, tmp_path, aux):
+        mini.write_zju(tmp_path, ready=False)
+        sample = opened(ZJUSource(root=str(tmp_path), aux=aux, split='val'))[0]
+        views = [mini.noise(angle, 40, 50, 3) for angle in ANGLES]
+        np.testing.assert_array_equal(sample.aux, MEASURES[aux](views))
+        np.testing.assert_array_equal(sample.rgb, views[0])
+
+    def test_a_missing_angle_is_named(self, tmp_path):
+        mini.write_zju(tmp_path, ready=False)
+        (tmp_path / 'train' / '90' / '2_day_image0_90.png').unlink()
+        with raises_sentence('90/2_day_image0_90.png: no such file'):
+            opened(ZJUSource(root=str(tmp_path)))
+
+    def test_angles_of_other_sizes_are_refused(self, tmp_path):
+        mini.write_zju(tmp_path, ready=False)
+        mini.save(tmp_path / 'val' / '45' / '7_day_image0_45.png', mini.noise(1, 20, 25, 3))
+        with raises_sentence('is 25x20 and that at 0 degrees 50x40'):
+            opened(ZJUSource(root=str(tmp_path), split='val'))[0]
+
+
+class TestPolarization:
+    """Against light of known Stokes parameters behind ideal polarizers."""
+
+    DEGREE = np.array([[0.1, 0.5, 0.9, 1.0, 0.5, 0.7]])
+    ANGLE = np.radians([[0.0, 30.0, 45.0, 90.0, 120.0, 175.0]])
+    S0 = 200.0
+
+    def images(self):
+        """By Malus: I(a) = S0 / 2 * (1 + DoLP * cos(2 * (AoLP - a)))."""
+        views = [self.S0 / 2 * (1 + self.DEGREE * np.cos(2 * (self.ANGLE - np.radians(angle))))
+                 for angle in ANGLES]
+        return [np.dstack([view] * 3).round().astype(np.uint8) for view in views]
+
+    def test_degree(self):
+        found = MEASURES['dolp'](self.images())[..., 0] / 255
+        np.testing.assert_allclose(found, self.DEGREE, atol=0.01)
+
+    def test_angle_of_half_a_turn(self):
+        found = MEASURES['aolp'](self.images())[..., 2] / 255 * np.pi
+        apart = (found - self.ANGLE + np.pi / 2) % np.pi - np.pi / 2  # 0 and 180 degrees are one
+        assert np.abs(np.degrees(apart)).max() < 3.5  # 10 % polarized: one count is 3 degrees
+        assert np.abs(np.degrees(apart[self.DEGREE >= 0.5])).max() < 1
+
+    def test_vector_is_the_robots(self):
+        found = MEASURES['vector'](self.images()).astype(float) * 2 / 255 - 1
+        meant = np.dstack([self.DEGREE, np.sin(2 * self.ANGLE), np.cos(2 * self.ANGLE)])
+        np.testing.assert_allclose(found[:, 1:], meant[:, 1:], atol=0.03)
+
+    def test_each_color_is_measured_alone(self):
+        images = self.images()
+        images[0][..., 1] = images[2][..., 1]
+        degree = MEASURES['dolp'](images)
+        np.testing.assert_array_equal(degree[..., 0], degree[..., 2])
+        assert (degree[..., 1] != degree[..., 0]).any()
+
+    def test_black_is_unpolarized(self):
+        black = [np.zeros((2, 2, 3), np.uint8)] * 4
+        assert not MEASURES['dolp'](black).any() and not MEASURES['aolp'](black).any()
+
+    def test_saturated_views_do_not_wrap(self):
+        views = [np.full((1, 1, 3), value, np.uint8) for value in (255, 0, 0, 0)]
+        assert MEASURES['dolp'](views)[0, 0, 0] == 255
+
+    @pytest.mark.parametrize('aux', sorted(MEASURES))
+    def test_a_mirror_inverts_the_odd_channels(self, aux):
+        views = self.images()
+        seen = MEASURES[aux](views).astype(int)
+        mirrored = MEASURES[aux]([views[0], views[3], views[2], views[1]]).astype(int)
+        for channel in range(3):
+            expected = 255 - seen if channel in ODD_CHANNELS[aux] else seen
+            apart = np.abs(mirrored - expected)[..., channel]
+            turn = 255 if aux == 'aolp' else 1000  # angles wrap
+            assert np.minimum(apart, turn - apart).max() <= 1
+
+
+class TestUrbanLF:
+    @pytest.mark.parametrize('names', [('real', 'Syn'), ('Real', 'syn'),
+                                       ('UrbanLF-Real', 'UrbanLF_Syn')])
+    def test_colors_and_arrays_become_ids(self, tmp_path, names):
+        ids = mini.write_urbanlf(tmp_path)
+        for old, new in zip(('real', 'Syn'), names, strict=True):
+            (tmp_path / old).rename(tmp_path / new)
+        samples = opened(UrbanLFSource(root=str(tmp_path)))
+        assert_labels(samples, ids)
+        assert {dict(samples[n].conditions)['part'] for n in range(3)} == {'real', 'syn'}
+
+    @pytest.mark.parametrize(('part', 'count', 'official'), [
+        ('real', 2, 580), ('syn', 1, 172), ('both', 3, 752)])
+    def test_parts_can_be_taken_alone(self, tmp_path, part, count, official):
+        mini.write_urbanlf(tmp_path)
+        samples = opened(UrbanLFSource(root=str(tmp_path), part=part))
+        assert len(samples) == count and samples.expected() == official
+
+    def test_rgb_is_the_center_and_aux_the_view(self, tmp_path):
+        mini.write_urbanlf(tmp_path)
+        first, other = (opened(UrbanLFSource(root=str(tmp_path), part='syn', view=view))[0]
+                        for view in ('1_1', '9_9'))
+        np.testing.assert_array_equal(first.rgb, mini.noise(205, 20, 28, 3))
+        np.testing.assert_array_equal(first.aux, mini.noise(201, 20, 28, 3))
+        np.testing.assert_array_equal(other.aux, mini.noise(209, 20, 28, 3))
+        assert first.modality == 'lightfield'
+
+    def test_withheld_labels_are_told(self, tmp_path):
+        mini.write_urbanlf(tmp_path, split='test', labels=False)
+        with raises_sentence('keeps to itself'):
+            opened(UrbanLFSource(root=str(tmp_path), split='test'))
+
+    def test_a_color_of_no_class_is_named(self, tmp_path):
+        mini.write_urbanlf(tmp_path)
+        path = tmp_path / 'real' / 'train' / 'Image10' / 'label.png'
+        mini.save(path, np.full((18, 26, 3), 7, np.uint8))
+        with raises_sentence(r'color \(7, 7, 7\)'):
+            opened(UrbanLFSource(root=str(tmp_path)))[0]
+
+    @pytest.mark.parametrize(('array', 'text'), [
+        (np.full((20, 28), 15, np.uint8), 'value 15'),
+        (np.full((20, 28), -1, np.int64), 'value -1'),
+        (np.full((20, 28), 300, np.int64), 'value 300'),
+        (np.zeros((20, 28), np.float32), 'float32'),
+        (np.zeros(20, np.uint8), 'expected integers'),
+        (np.zeros((0, 28), np.uint8), 'expected integers'),
+        (np.zeros((1, 9000), np.uint8), 'expected integers'),
+    ])
+    def test_a_strange_array_is_refused(self, tmp_path, array, text):
+        mini.write_urbanlf(tmp_path)
+        np.save(tmp_path / 'Syn' / 'train' / 'Bus1' / '5_5_label.npy', array)
+        with raises_sentence(text):
+            opened(UrbanLFSource(root=str(tmp_path), part='syn'))[0]
+
+    @pytest.mark.parametrize('dtype', [np.uint8, np.int32, np.int64])
+    def test_wider_integers_and_a_single_channel_are_read(self, tmp_path, dtype):
+        ids = mini.write_urbanlf(tmp_path)
+        path = tmp_path / 'Syn' / 'train' / 'Bus1' / '5_5_label.npy'
+        np.save(path, np.load(path).astype(dtype)[..., None])
+        assert_labels(opened(UrbanLFSource(root=str(tmp_path), part='syn')),
+                      {'syn/Bus1': ids['syn/Bus1']})
+
+    def test_a_pickle_is_never_loaded(self, tmp_path):
+        mini.write_urbanlf(tmp_path)
+        path, told = tmp_path / 'Syn' / 'train' / 'Bus1' / '5_5_label.npy', tmp_path / 'told'
+        for write in (lambda: path.write_bytes(pickle.dumps(_Malice(told))),
+                      lambda: np.save(path, np.array([_Malice(told)], object), allow_pickle=True)):
+            write()
+            with pytest.raises(CorruptImage, match='cannot be read as an array'):
+                opened(UrbanLFSource(root=str(tmp_path), part='syn'))[0]
+        assert not told.exists()
+
+    def test_a_head_that_promises_more_than_the_file_is_refused(self, tmp_path):
+        mini.write_urbanlf(tmp_path)
+        path = tmp_path / 'Syn' / 'train' / 'Bus1' / '5_5_label.npy'
+        with open(path, 'wb') as file:
+            np.lib.format.write_array_header_1_0(
+                file, {'descr': '|u1', 'fortran_order': False, 'shape': (10**6, 10**7)})
+        with pytest.raises(CorruptImage):
+            opened(UrbanLFSource(root=str(tmp_path), part='syn'))[0]
+
+    def test_a_missing_part_is_named(self, tmp_path):
+        mini.write_urbanlf(tmp_path)
+        (tmp_path / 'Syn').rename(tmp_path / 'elsewhere')
+        with raises_sentence('expected the scenes of UrbanLF.*part syn'):
+            opened(UrbanLFSource(root=str(tmp_path)))
+
+
+class _Malice:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+class TestCocoStuff:
+    @pytest.mark.parametrize('kind', ['train_ids', 'raw', 'detectron2'])
+    def test_ids_in_each_layout(self, tmp_path, kind):
+        ids = mini.write_coco_stuff(tmp_path, kind)
+        assert_labels(opened(CocoStuffSource(root=str(tmp_path))), ids)
+
+    def test_training_ids_win_over_raw_ones(self, tmp_path):
+        ids = mini.write_coco_stuff(tmp_path, 'raw')
+        mini.write_coco_stuff(tmp_path, 'train_ids')
+        assert_labels(opened(CocoStuffSource(root=str(tmp_path))), ids)
+
+    def test_aux_is_black_and_of_the_modality_named(self, tmp_path):
+        mini.write_coco_stuff(tmp_path, split='val')
+        source = CocoStuffSource(root=str(tmp_path), split='val', modality='depth')
+        sample = opened(source)[0]
+        assert not sample.aux.any() and sample.aux.shape == (*sample.label.shape, 1)
+        assert sample.modality == 'depth'
+
+    @pytest.mark.parametrize(('kind', 'value'), [('train_ids', 171), ('raw', 182)])
+    def test_an_unknown_id_is_named(self, tmp_path, kind, value):
+        mini.write_coco_stuff(tmp_path, kind)
+        path = next((tmp_path / 'annotations' / 'train2017').iterdir())
+        mini.save(path, np.full((mini.HEIGHT, 200), value, np.uint8))
+        samples = opened(CocoStuffSource(root=str(tmp_path)))
+        with raises_sentence(f'value {value}'):
+            samples[[entry.label for entry in samples.entries].index(path)]
+
+    def test_a_missing_label_and_another_size_are_named(self, tmp_path):
+        mini.write_coco_stuff(tmp_path, 'raw')
+        path = tmp_path / 'annotations' / 'train2017' / '000000000009.png'
+        mini.save(path, np.zeros((5, 6), np.uint8))
+        with raises_sentence('the label is 6x5 and the RGB image 200x24'):
+            opened(CocoStuffSource(root=str(tmp_path)))[0]
+        path.unlink()
+        with raises_sentence('000000000009.png: no such file'):
+            opened(CocoStuffSource(root=str(tmp_path)))
+
+    def test_no_labels_at_all_are_told(self, tmp_path):
+        mini.write_coco_stuff(tmp_path)
+        with raises_sentence('no label is there'):
+            opened(CocoStuffSource(root=str(tmp_path), split='val'))
+
+    def test_171_classes_some_of_which_meet_the_union(self):
+        names = [info.name for info in CLASS_SETS['coco_stuff']]
+        union = [info.name for info in CLASS_SETS['union70']]
+        assert len(names) == len(set(names)) == 171
+        # known places: COCO's last thing, first and last stuff
+        assert (names[79], names[80], names[170]) == ('toothbrush', 'banner', 'wood')
+        for name, place in zip(names, TO_UNION['coco_stuff'], strict=True):
+            assert place == (union.index(name) if name in union else 255)
+
+
+def test_undecodable_images_are_corrupt_not_fatal(tmp_path):
+    mini.write_urbanlf(tmp_path)
+    (tmp_path / 'real' / 'train' / 'Image10' / '5_5.png').write_bytes(b'no image')
+    with pytest.raises(CorruptImage):
+        opened(UrbanLFSource(root=str(tmp_path)))[0]
+
+
+def test_pillow_writes_what_opencv_reads(tmp_path):
+    # the miniatures are an oracle only if their red is the reader's red
+    mini.save(tmp_path / 'red.png', np.full((2, 2, 3), (255, 0, 0), np.uint8))
+    assert tuple(cv2.imread(str(tmp_path / 'red.png'))[0, 0]) == (0, 0, 255)
+    assert Pillow.open(tmp_path / 'red.png').mode == 'RGB'
