@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`rgbx_evaluate MODEL`: scores a checkpoint or a bundle on held-out data.
 
-Both go through the robot's own `Segmenter`, frame by frame at the sensors' size, so that the
-figures are those of the robot.
+By the protocol `robot` every frame goes through the robot's own `Segmenter` at the camera's size,
+so that the figures are those of the robot; by the protocol `paper` a checkpoint runs as papers run
+it.
 """
 
 from __future__ import annotations
@@ -15,22 +16,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
-from rgbx_seg_ros.engine import Engine, open_engine
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_ros.segmenter import Segmenter
-from rgbx_seg_train.box_score import BoxScore
-from rgbx_seg_train.config import Config
+from rgbx_seg_train.config import Config, DataConfig
 from rgbx_seg_train.config_file import config_to_dict, load_config, override, parse_config
-from rgbx_seg_train.data.folder import FolderDataset
+from rgbx_seg_train.data.labels import CLASS_SETS
 from rgbx_seg_train.data.sample import Samples
-from rgbx_seg_train.data.sources import open_source
-from rgbx_seg_train.score import Score, summarize
-from rgbx_seg_train.torch_engine import TorchEngine, load_graph
+from rgbx_seg_train.evaluate_model import (
+    PROTOCOLS,
+    BundleModel,
+    CheckpointModel,
+    Kind,
+    RobotPredictor,
+    open_subject,
+)
+from rgbx_seg_train.evaluate_model import open_model as open_model
+from rgbx_seg_train.evaluate_report import check_target, new_report, write_report
+from rgbx_seg_train.evaluate_run import DataSet, Evaluation, Options, evaluate_sets, open_sets
+from rgbx_seg_train.evaluate_windows import Passes
+
+ROBUSTNESS, PICTURES = 50, 6  # of a report
 
 
 def evaluate(segmenter: Segmenter, sets: Sequence[Samples], zero_aux: bool = False,
@@ -39,50 +46,52 @@ def evaluate(segmenter: Segmenter, sets: Sequence[Samples], zero_aux: bool = Fal
 
     `box_score` is there if people drew boxes into the samples; `zero_aux` blinds the second camera.
     """
-    manifest = segmenter.manifest
-    score, boxes = Score(manifest.n_classes), BoxScore()
-    bar = tqdm(total=sum(map(len, sets)), desc='evaluating', unit='frame',
-               disable=None if progress else True)
-    for samples in sets:
-        for index in range(len(samples)):
-            sample = samples[index]
-            aux = np.zeros_like(sample.aux) if zero_aux else sample.aux
-            label = segmenter(np.ascontiguousarray(sample.rgb), np.ascontiguousarray(aux)).label
-            score.update(label, sample.label, sample.night)
-            if isinstance(samples, FolderDataset):
-                boxes.update(label, samples.boxes(index), sample.night)
-            bar.update()
-    bar.close()
-    result = summarize(score, manifest.classes)
-    if boxes.boxes.any():
-        result['box_score'] = boxes.summary(manifest.classes)
-    return result
+    named = [DataSet('', samples) for samples in sets]
+    return evaluate_sets(_Given(segmenter), named, data_of(segmenter.manifest),
+                         Options(zero_aux, progress=progress)).summary
 
 
-def open_model(path: Path, backend: str = 'auto', precision: str = 'auto'
-               ) -> tuple[Engine, Manifest, Config | None]:
-    """Return engine and manifest of a bundle folder or a checkpoint, and the latter's config.
+class _Given:
+    """A segmenter that is to be scored as it is."""
 
-    `backend` and `precision` are those of `engine.open_engine`, for a bundle.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return *open_engine(path, backend, precision), None
-    if (backend, precision) != ('auto', 'auto'):
-        raise RgbxSegError(f'{path} is a checkpoint, which torch runs in float32; expected a '
-                           'bundle with --backend and --precision: leave them out or export it.')
-    graph, manifest, config = load_graph(path)
-    return TorchEngine(graph), manifest, config
+    def __init__(self, segmenter: Segmenter) -> None:
+        self._predict = RobotPredictor(segmenter)
+
+    def check(self, kind: Kind, data: DataConfig) -> None:
+        """Accept everything."""
+
+    def predictor(self, kind: Kind, data: DataConfig) -> RobotPredictor:
+        """Return the segmenter."""
+        return self._predict
+
+
+def data_of(manifest: Manifest) -> DataConfig:
+    """Return a configuration of the classes of a manifest."""
+    for name, infos in CLASS_SETS.items():
+        if infos == tuple(manifest.classes):
+            return DataConfig(classes=name)
+    return DataConfig(classes='own', own_classes={info.name: list(info.color)
+                                                  for info in manifest.classes})
 
 
 def tables(result: dict[str, Any]) -> str:
     """Return the scores as text."""
-    lines = [f'{"IoU %":14}{"all":>8}{"day":>8}{"night":>8}']
-    rows = {name: [result[f'iou{part}'][name] for part in ('', '_day', '_night')]
-            for name in result['iou']}
-    for name in ('miou', 'miou_present'):
+    lines = [f'{"%":14}{"all":>8}{"day":>8}{"night":>8}']
+    rows = {name: [result.get(f'iou{part}', {}).get(name) for part in ('', '_day', '_night')]
+            for name in result.get('iou', {})}
+    for name in ('miou', 'miou_present', 'mean_accuracy', 'accuracy'):
         rows[name] = [result[f'{name}{part}'] for part in ('', '_day', '_night')]
+    rows |= {name: [result[name]] for name in ('boundary_miou', 'ece')}
     lines += [f'{name:14}' + ''.join(map(_percent, values)) for name, values in rows.items()]
+    if len(result['sets']) > 1:
+        lines += ['', f'{"data set":24}{"frames":>8}{"miou":>8}{"present":>9}{"mAcc":>8}']
+        lines += [f'{name:24}{row["frames"]:8}{_percent(row["miou"])} '
+                  f'{_percent(row["miou_present"])}{_percent(row["mean_accuracy"])}'
+                  for name, row in result['sets'].items()]
+    if result.get('robustness'):
+        lines += ['', f'{"fault":26}{"miou":>8}{"change":>8}']
+        lines += [f'{row["words"]:26}{_percent(row["miou"])}{100 * row["change"]:+8.1f}'
+                  for row in result['robustness']]
     if 'box_score' in result:
         lines += ['', f'{"boxes":14}{"boxes":>8}{"hit %":>8}{"inside %":>9}']
         lines += [f'{part + " " + name:14}{row["boxes"]:8}{_percent(row["hit_rate"])} '
@@ -95,57 +104,111 @@ def _percent(value: float | None) -> str:
     return f'{"-":>8}' if value is None else f'{100 * value:8.1f}'
 
 
-def _config(args: argparse.Namespace, own: Config | None) -> Config:
-    if args.config:
-        return load_config(args.config, args.overrides)
-    if own is None:
-        raise RgbxSegError(f'{args.model} is a bundle, which does not say what to score it on; '
-                           'give --config with a training configuration.')
-    return parse_config(override(config_to_dict(own), args.overrides))
+def _config(args: argparse.Namespace, model: BundleModel | CheckpointModel) -> Config:
+    own = model.config
+    if not args.config:
+        if own is None:
+            raise RgbxSegError(f'{args.model} is a bundle, which does not say what to score it on; '
+                               'give --config with a training configuration.')
+        return parse_config(override(config_to_dict(own), args.overrides))
+    config = load_config(args.config, args.overrides)
+    if own is not None and config.model.family != model.family:
+        raise RgbxSegError(f'{args.model} is a checkpoint of the family {model.family}, '
+                           f'{args.config} is of {config.model.family}; expected one family; name '
+                           f'another checkpoint, or add model.family={model.family} to take only '
+                           'its data.')
+    return config
 
 
 def _parser() -> Arguments:
     parser = Arguments(prog='rgbx_evaluate',
                        description='Score a checkpoint or a bundle.')
-    parser.add_argument('model', type=Path, help='checkpoint (.safetensors) or bundle folder')
-    parser.add_argument('overrides', nargs='*', default=[], metavar='key=value',
-                        help='settings that win over the configuration, such as '
-                        'data.test.0.count=50')
-    parser.add_argument('--config', type=Path, help="default: the checkpoint's own")
-    parser.add_argument('--split', choices=('validate', 'test'), default='test')
-    parser.add_argument('--zero-aux', action='store_true', help='blind the second camera')
-    parser.add_argument('--backend', default='auto', help='of a bundle (default: auto)')
-    parser.add_argument('--precision', default='auto', help='of a bundle (default: auto)')
-    parser.add_argument('--out', type=Path, help='write the scores as JSON')
+    add = parser.add_argument
+    add('model', type=Path, help='checkpoint (.safetensors) or bundle folder')
+    add('overrides', nargs='*', default=[], metavar='key=value',
+        help='settings that win over the configuration, such as data.test.0.count=50')
+    add('--config', type=Path, help="default: the checkpoint's own")
+    add('--split', choices=('validate', 'test'), default='test')
+    add('--out', type=Path, help='FILE.json for the scores, else a folder for a whole report: '
+        'page, JSON, table of frames, pictures')
+    add('--protocol', choices=PROTOCOLS, default='robot', help='robot: as the robot runs it, at '
+        "camera size; paper: of a checkpoint, logits upsampled to the label's size (default: "
+        'robot)')
+    add('--size', default='network', metavar='SIZE', help="of protocol paper: the network's size, "
+        'native, or the short side in pixels (default: network)')
+    add('--window', action='store_true', help="of protocol paper: windows of the network's size")
+    add('--scales', default='1', metavar='LIST', help='of protocol paper: such as 0.75,1,1.25')
+    add('--flip', action='store_true', help='of protocol paper: mirrored as well')
+    add('--robustness', type=int, metavar='N', help='frames of each data set that also run with '
+        f'faults of the cameras (default: {ROBUSTNESS} for a report, else 0)')
+    add('--pictures', type=int, default=PICTURES, metavar='N', help='worst and best frames shown '
+        'in a report (default: %(default)s)')
+    add('--zero-aux', action='store_true', help='blind the second camera')
+    add('--backend', default='auto', help='of a bundle (default: auto)')
+    add('--precision', default='auto', help='of a bundle (default: auto)')
     return parser
+
+
+def _passes(args: argparse.Namespace) -> Passes | None:
+    """Return how papers' protocol is to run; None for the robot's."""
+    given = (args.size, args.window, args.scales, args.flip)
+    if args.protocol == 'robot':
+        if given != ('network', False, '1', False):
+            raise RgbxSegError('--size, --window, --scales and --flip are of --protocol paper; '
+                               'expected it beside them; add it, or leave them out.')
+        return None
+    try:
+        scales = tuple(float(text) for text in args.scales.split(','))
+    except ValueError:
+        raise RgbxSegError(f'--scales is {args.scales}; expected numbers such as '
+                           '0.75,1,1.25.') from None
+    return Passes(args.size, args.window, scales, args.flip)
+
+
+def _options(args: argparse.Namespace, config: Config, report: bool) -> Options:
+    for name, value in (('robustness', args.robustness or 0), ('pictures', args.pictures)):
+        if not 0 <= value <= 10**6:
+            raise RgbxSegError(f'--{name} is {value}; expected 0 to 1000000.')
+    faults = args.robustness if args.robustness is not None else ROBUSTNESS * report
+    return Options(args.zero_aux or config.data.zero_aux, faults,
+                   args.pictures if report else 0, True)
 
 
 def _main() -> None:
     args = _parser().parse_args()
-    engine, manifest, own = open_model(args.model, args.backend, args.precision)
-    config = _config(args, own)
+    passes = _passes(args)
+    report = args.out is not None and args.out.suffix != '.json'
+    if report:
+        check_target(args.out)
+    model = open_subject(args.model, args.backend, args.precision, passes)
+    config = _config(args, model)
     sources = getattr(config.data, args.split)
     if not sources:
         raise RgbxSegError(f'data.{args.split} is empty; expected a source to score on; add one.')
-    if config.data.modality != manifest.modality:
-        raise RgbxSegError(f'{args.model} is for {manifest.modality}, the data are '
-                           f'{config.data.modality}; choose a fitting configuration.')
-    known, expected = ({info.id: info.name for info in classes} for classes in
-                       (manifest.classes, config.data.class_infos))
-    if known != expected:
-        raise RgbxSegError(f'{args.model} knows the classes {", ".join(known.values())}, the data '
-                           f'are labeled with {", ".join(expected.values())}; choose a fitting '
-                           'configuration.')
-    sets = [open_source(source, config.data, native=True) for source in sources]
-    zero_aux = args.zero_aux or config.data.zero_aux
-    result = evaluate(Segmenter(engine, manifest), sets, zero_aux, progress=True)
-    result.update(model=manifest.name, split=args.split, zero_aux=zero_aux,
-                  engine=f'{engine.info.backend} {engine.info.version} {engine.info.precision}')
-    if 'box_score' in result:
+    sets = open_sets(sources, config.data)
+    options = _options(args, config, report)
+    about = {'model': model.name, 'family': model.family, 'split': args.split,
+             'protocol': args.protocol, 'zero_aux': options.zero_aux, 'engine': model.engine,
+             'geometry': passes.words(model.network) if passes else None}
+    if report:
+        with new_report(args.out) as folder:
+            found = evaluate_sets(model, sets, config.data, options, folder)
+            found.summary.update(about)
+            write_report(folder, found)
+    else:
+        found = evaluate_sets(model, sets, config.data, options)
+        found.summary.update(about)
+        if args.out:
+            write_json(args.out, found.summary)
+    _tell(found, args.out if report else None)
+
+
+def _tell(found: Evaluation, out: Path | None) -> None:
+    if 'box_score' in found.summary:
         print('IoU is against weak labels: read the boxes.')
-    print(tables(result))
-    if args.out:
-        write_json(args.out, result)
+    print(tables(found.summary))
+    if out is not None:
+        print(f'report: {out / "index.html"}')
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:

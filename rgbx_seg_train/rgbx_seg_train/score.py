@@ -9,6 +9,7 @@ their sum is what one would have counted. Training and `rgbx_evaluate` fill the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,19 +29,22 @@ TIMES = ('day', 'night')  # whose scores also stand beside those of all frames
 ALL = ''  # the condition that all frames meet
 
 
+@dataclass
+class _Counts:
+    """What was counted of a data set under a condition."""
+
+    confusion: Confusion
+    frames: int = 0
+
+
 class Score:
     """Confusion matrices that fill up frame by frame, of each data set and each condition."""
-
-    def __new__(cls, data: DataConfig | int) -> Any:
-        """Give those who still count the classes alone what they expect."""
-        return _TimeScore(data) if isinstance(data, int) else super().__new__(cls)
 
     def __init__(self, data: DataConfig) -> None:
         """Start at zero; `data` says which classes the network has."""
         self._data = data
         self._own: dict[str, str] = {}  # data set -> its class set
-        self._frames: dict[str, int] = {}
-        self._counts: dict[str, dict[str, Confusion]] = {}  # data set -> 'time=night' -> counts
+        self._counts: dict[str, dict[str, _Counts]] = {}  # data set -> 'time=night' -> counts
 
     def update(self, label: Image, sample: Sample, name: str = '') -> Confusion:
         """Add one frame: predicted ids uint8 (H, W) of the sample's own class set.
@@ -55,20 +59,19 @@ class Score:
         own = sample.classes or self._data.classes
         confusion = Confusion(len(infos_of(own, self._data)))
         confusion.update(label, sample.label)
-        parts = [ALL, *(f'{key}={value}' for key, value in sample.conditions.items())]
-        self._add(name or f'{own} {sample.modality}', own, 1, dict.fromkeys(parts, confusion))
+        for part in (ALL, *(f'{key}={value}' for key, value in sample.conditions.items())):
+            self._add(name or f'{own} {sample.modality}', own, part, confusion, 1)
         return confusion
 
-    def _add(self, name: str, own: str, frames: int, counts: Mapping[str, Confusion]) -> None:
+    def _add(self, name: str, own: str, part: str, confusion: Confusion, frames: int) -> None:
         if self._own.setdefault(name, own) != own:
             raise RgbxSegError(f'the data set {name} is labeled with {self._own[name]} and with '
                                f'{own}; expected one class set; give its parts two names.')
-        self._frames[name] = self._frames.get(name, 0) + frames
         known = self._counts.setdefault(name, {})
-        for part, confusion in counts.items():
-            if part not in known:
-                known[part] = Confusion(confusion.n_classes)
-            known[part] += confusion
+        if part not in known:
+            known[part] = _Counts(Confusion(confusion.n_classes))
+        known[part].confusion += confusion
+        known[part].frames += frames
 
     @property
     def sets(self) -> dict[str, Confusion]:
@@ -88,24 +91,22 @@ class Score:
         """Return all counts as plain arrays by name, for the `load` of another process."""
         found = {}
         for name, counts in self._counts.items():
-            start = f'{name}\n{self._own[name]}'
-            found[start] = np.array(self._frames[name], np.int64)
-            for part, confusion in counts.items():
-                found[f'{start}\n{part}'] = np.column_stack(
-                    [confusion.matrix, confusion.abstained])
+            for part, one in counts.items():
+                packed = np.zeros((one.confusion.n_classes + 1,) * 2, np.int64)
+                packed[:-1, :-1] = one.confusion.matrix
+                packed[:-1, -1] = one.confusion.abstained
+                packed[-1, -1] = one.frames
+                found['\n'.join((name, self._own[name], part))] = packed
         return found
 
     def load(self, arrays: Mapping[str, NDArray[np.int64]]) -> None:
         """Add what the `arrays` of another one hold."""
-        for key, array in arrays.items():
-            name, own, *part = key.split('\n')
-            if not part:
-                self._add(name, own, int(array), {})
-                continue
-            confusion = Confusion(len(array))
-            confusion.matrix += array[:, :-1]
-            confusion.abstained += array[:, -1]
-            self._add(name, own, 0, {part[0]: confusion})
+        for key, packed in arrays.items():
+            name, own, part = key.split('\n')
+            confusion = Confusion(len(packed) - 1)
+            confusion.matrix += packed[:-1, :-1]
+            confusion.abstained += packed[:-1, -1]
+            self._add(name, own, part, confusion, int(packed[-1, -1]))
 
     def summary(self) -> dict[str, Any]:
         """Return the scores as plain numbers; None where there is nothing to score.
@@ -115,7 +116,7 @@ class Score:
         found. Of several data sets they are the mean of the sets; `iou`, by class, is there where
         all sets have the same classes, and of each one in `sets`.
         """
-        result: dict[str, Any] = {'frames': sum(self._frames.values())}
+        result: dict[str, Any] = {'frames': self._frames(ALL)}
         for suffix, part in (('', ALL), *((f'_{time}', f'time={time}') for time in TIMES)):
             found = self._where(part)
             result |= {f'{key}{suffix}': value for key, value in _means(found.values()).items()}
@@ -143,8 +144,11 @@ class Score:
 
     def _where(self, part: str) -> dict[str, Confusion]:
         """Return the counts of each data set that has frames under a condition."""
-        return {name: counts[part] for name, counts in sorted(self._counts.items())
+        return {name: counts[part].confusion for name, counts in sorted(self._counts.items())
                 if part in counts}
+
+    def _frames(self, part: str) -> int:
+        return sum(counts[part].frames for counts in self._counts.values() if part in counts)
 
     def _by_class(self, found: Mapping[str, Confusion]) -> dict[str, float | None]:
         """Return the IoU by class of data sets of one class set, counted together."""
@@ -155,8 +159,9 @@ class Score:
         return _named(infos, total.iou())
 
     def _of_set(self, name: str) -> dict[str, Any]:
-        confusion, infos = self._counts[name][ALL], self.classes_of(name)
-        return {'classes': self._own[name], 'frames': self._frames[name],
+        counts, infos = self._counts[name][ALL], self.classes_of(name)
+        confusion = counts.confusion
+        return {'classes': self._own[name], 'frames': counts.frames,
                 'labeled_pixels': int(confusion.true().sum()), **_means([confusion]),
                 'iou': _named(infos, confusion.iou()), 'recall': _named(infos, confusion.recall()),
                 'precision': _named(infos, confusion.precision())}
@@ -168,8 +173,9 @@ class Score:
         for part in parts:
             key, _, value = part.partition('=')
             sets = self._where(part)
-            row: dict[str, Any] = {**_means(sets.values()), 'labeled_pixels': sum(
-                int(confusion.true().sum()) for confusion in sets.values())}
+            row: dict[str, Any] = {
+                'frames': self._frames(part), **_means(sets.values()),
+                'labeled_pixels': sum(int(one.true().sum()) for one in sets.values())}
             if len(self._own) > 1:
                 row['sets'] = {name: _means([one])['miou'] for name, one in sets.items()}
             found.setdefault(key, {})[value] = row
@@ -197,12 +203,23 @@ def own_channels(logits: Tensor, sample: Sample, data: DataConfig
 
     The ids, uint8, are None where they are 0, 1, 2 …
     """
-    if sample.classes in ('', data.classes):
-        return logits, None
-    wanted = np.array(channels(sample.classes, data.classes))
+    wanted, ids = chosen_channels(sample.classes, data)
+    if wanted is None:
+        return logits, ids
+    return logits[torch.from_numpy(wanted).to(logits.device)], ids
+
+
+def chosen_channels(own: str, data: DataConfig
+                    ) -> tuple[NDArray[np.int64] | None, NDArray[np.uint8] | None]:
+    """Return the channels of a network's logits that a class set reads, and the ids they stand for.
+
+    None stands for all channels, and for the ids 0, 1, 2 …
+    """
+    if own in ('', data.classes):
+        return None, None
+    wanted = np.array(channels(own, data.classes), np.int64)
     known = np.flatnonzero(wanted != UNLABELED)
-    table = None if len(known) == len(wanted) else known.astype(np.uint8)
-    return logits[torch.from_numpy(wanted[known]).to(logits.device)], table
+    return wanted[known], None if len(known) == len(wanted) else known.astype(np.uint8)
 
 
 def infos_of(own: str, data: DataConfig) -> tuple[ClassInfo, ...]:
@@ -226,37 +243,3 @@ def _named(infos: Sequence[ClassInfo], values: NDArray[np.float64]) -> dict[str,
 
 def _number(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-class _TimeScore:
-    """Counts of one class set by day and by night."""
-
-    def __init__(self, n_classes: int) -> None:
-        self.day, self.night = Confusion(n_classes), Confusion(n_classes)
-        self.frames = {'day': 0, 'night': 0}
-
-    @property
-    def all(self) -> Confusion:
-        """Return day and night together."""
-        total = Confusion(self.day.n_classes)
-        total += self.day
-        total += self.night
-        return total
-
-    def update(self, label: Image, target: Image, night: bool) -> None:
-        """Add one frame: predicted and true ids, uint8 (H, W), 255 ignored in the target."""
-        part = 'night' if night else 'day'
-        getattr(self, part).update(label, target)
-        self.frames[part] += 1
-
-
-def summarize(score: _TimeScore, classes: Sequence[ClassInfo]) -> dict[str, Any]:
-    """Return the scores of a network's own classes as plain numbers."""
-    result: dict[str, Any] = {'frames': sum(score.frames.values())}
-    for part, confusion in (('', score.all), ('_day', score.day), ('_night', score.night)):
-        scored = confusion.matrix.sum() > 0
-        result[f'miou{part}'] = confusion.miou(strict=True) if scored else None
-        result[f'miou_present{part}'] = confusion.miou() if scored else None
-        result[f'iou{part}'] = {info.name: _number(confusion.iou()[info.id]) for info in classes}
-    result['accuracy'] = _number(score.all.accuracy())
-    return result

@@ -1,0 +1,161 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""How papers run a network: logits upsampled to the label's size before the class is chosen.
+
+The image goes in as a whole, at the network's size or with a short side of one's choice; or in
+windows that overlap, whose logits are averaged; or at several scales and mirrored, whose
+probabilities are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.segmenter import resize_to
+from rgbx_seg_train.data.sample import Image, Sample
+from rgbx_seg_train.export_graph import read_images
+
+Size = tuple[int, int]  # (H, W)
+
+STEP = 32  # sides are multiples of it, as the public code of RGB-X networks has them
+SIZES = ('network', 'native')
+SHIFT = 2 / 3  # of a window to the next one
+LARGEST = 8192  # pixels of a side
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often and at which size an image goes through the network."""
+
+    size: str = 'network'  # or native, or the short side in pixels
+    window: bool = False  # in windows of the network's size
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no size and no scale."""
+        short = int(self.size) if self.size.isdecimal() else 0
+        if self.size not in SIZES and not STEP <= short <= LARGEST:
+            raise RgbxSegError(f'--size is {self.size}; expected network, native, or the short '
+                               f'side in pixels, {STEP} to {LARGEST}.')
+        if not self.scales or not all(0.1 <= scale <= 4 for scale in self.scales):
+            raise RgbxSegError(f'--scales is {",".join(map(str, self.scales))}; expected numbers '
+                               'of 0.1 to 4, such as 0.75,1,1.25.')
+
+    def size_for(self, native: Size, network: Size, scale: float) -> Size:
+        """Return the size at which an image of a native size goes into the network."""
+        if self.size == 'network':
+            return network if scale == 1 else _rounded_up(network, scale)
+        short = min(native) if self.size == 'native' else int(self.size)
+        return _rounded_up(native, scale * short / min(native))
+
+    def words(self, network: Size) -> str:
+        """Return all that in words."""
+        size = {'network': f'resized to {network[1]}x{network[0]}',
+                'native': 'at its own size'}.get(self.size, f'with a short side of {self.size}')
+        parts = [f'The image goes in {size}']
+        if self.size != 'network':
+            parts.append(f'sides rounded up to multiples of {STEP}')
+        if self.window:
+            parts.append(f'in windows of {network[1]}x{network[0]} that overlap by a third, '
+                         'logits averaged')
+        if self.scales != (1.0,):
+            parts.append('at the scales ' + ', '.join(f'{scale:g}' for scale in self.scales))
+        if self.flip:
+            parts.append('also mirrored')
+        if self.several:
+            parts.append('probabilities averaged')
+        return ', '.join(parts) + '.'
+
+    @property
+    def several(self) -> bool:
+        """Return whether there is more than one pass."""
+        return self.flip or len(self.scales) > 1
+
+
+class WholeImages:
+    """Runs a merged model on samples by the protocol of papers."""
+
+    def __init__(self, merged: nn.Module, network: Size, passes: Passes, zero_aux: bool = False
+                 ) -> None:
+        """Take a model of one modality, `forward(rgb, aux) -> logits (B, N, H, W)`."""
+        self._merged, self._network, self._passes = merged.eval(), network, passes
+        self._zero_aux = zero_aux
+        self._device = next((one.device for one in merged.parameters()), torch.device('cpu'))
+
+    @torch.inference_mode()
+    def __call__(self, sample: Sample, ids: Image | None = None) -> tuple[Image, Image]:
+        """Return label and confidence uint8 (H, W) at the size of the label.
+
+        `ids` are those that the model's channels stand for, by default 0, 1, 2 …
+        """
+        native = sample.label.shape
+        total: Tensor | None = None
+        for logits in self._logits(sample, native):
+            scores = logits[0] if not self._passes.several else logits[0].softmax(0)
+            total = scores if total is None else total + scores
+        assert total is not None
+        sure = total.softmax(0).amax(0) if not self._passes.several else total.amax(0) / (
+            len(self._passes.scales) * (1 + self._passes.flip))
+        label = total.argmax(0).to(torch.uint8).cpu().numpy()
+        confidence = (sure * 255 + 0.5).to(torch.uint8).cpu().numpy()
+        return label if ids is None else ids[label], confidence
+
+    def _logits(self, sample: Sample, native: Size) -> Iterator[Tensor]:
+        """Yield the logits (1, N, H, W) of each pass at the size of the label."""
+        for scale in self._passes.scales:
+            size = self._passes.size_for(native, self._network, scale)
+            rgb, aux = self._images(sample, size)
+            for mirrored in (False, True)[:1 + self._passes.flip]:
+                logits = self._run(*(image.flip(-1) if mirrored else image
+                                     for image in (rgb, aux)))
+                if mirrored:
+                    logits = logits.flip(-1)
+                yield functional.interpolate(logits.float(), native, mode='bilinear',
+                                             align_corners=False)
+
+    def _images(self, sample: Sample, size: Size) -> tuple[Tensor, Tensor]:
+        """Return rgb and aux (1, 3, h, w) as the network reads them."""
+        arrays = (resize_to(np.ascontiguousarray(image), *size).reshape(1, *size, -1)
+                  for image in (sample.rgb, sample.aux))
+        return read_images(*(torch.from_numpy(np.array(array)).to(self._device)
+                             for array in arrays), self._zero_aux)
+
+    def _run(self, rgb: Tensor, aux: Tensor) -> Tensor:
+        """Return the logits (1, N, h, w) of images (1, 3, h, w), in windows where asked to."""
+        size = rgb.shape[2:]
+        window = tuple(min(pair) for pair in zip(size, self._network, strict=True))
+        if not self._passes.window or window == tuple(size):
+            return self._merged(rgb, aux)
+        total: Tensor | None = None
+        count = torch.zeros(size, device=rgb.device)
+        for top in starts(size[0], window[0]):
+            for left in starts(size[1], window[1]):
+                place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+                logits = self._merged(rgb[place], aux[place])
+                if total is None:
+                    total = logits.new_zeros(1, logits.shape[1], *size)
+                total[place] += logits
+                count[place] += 1
+        assert total is not None
+        return total / count
+
+
+def starts(length: int, window: int) -> list[int]:
+    """Return where windows begin that cover a length; the last one ends with it."""
+    shift = max(1, round(SHIFT * window))
+    count = math.ceil((length - window) / shift) + 1
+    return [min(number * shift, length - window) for number in range(count)]
+
+
+def _rounded_up(size: Size, factor: float) -> Size:
+    height, width = (math.ceil(side * factor / STEP - 1e-6) * STEP for side in size)
+    return height, width
