@@ -29,6 +29,7 @@ from rgbx_seg_train.data.polarization import ANGLES, MEASURES, ODD_CHANNELS
 from rgbx_seg_train.data.sample import CorruptImage
 from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.data.synthetic import aux_encoding
+from rgbx_seg_train.data.urbanlf import UrbanLF
 
 UNION = DataConfig(classes='union70')
 
@@ -346,6 +347,13 @@ class TestUrbanLF:
         mini.write_urbanlf(tmp_path, split='test', labels=False)
         with raises_sentence('keeps to itself'):
             opened(UrbanLFSource(root=str(tmp_path), split='test'))
+
+    def test_the_test_split_is_one_only_with_labels(self, tmp_path):
+        source = UrbanLFSource(root=str(tmp_path))
+        mini.write_urbanlf(tmp_path, split='test', labels=False)
+        assert UrbanLF.splits_of(source) == ('train', 'val')
+        mini.write_urbanlf(tmp_path, split='test')
+        assert UrbanLF.splits_of(source) == ('train', 'val', 'test')
 
     def test_a_color_of_no_class_is_named(self, tmp_path):
         mini.write_urbanlf(tmp_path)

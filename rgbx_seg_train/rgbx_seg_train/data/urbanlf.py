@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,13 @@ class UrbanLF(PublicSet):
                                for split in ('train', 'val', 'test')})
     classes = 'urbanlf'
     modality = 'lightfield'
+
+    @classmethod
+    def splits_of(cls, source: Any) -> tuple[str, ...]:
+        """Return train and val, and test where the folder has labels of it."""
+        labels = (path for name in LABELS.values()
+                  for path in Path(source.root).glob(f'*/test/*/{name}'))
+        return ('train', 'val', 'test') if any(labels) else ('train', 'val')
 
     def expected(self) -> int | None:
         """Return the official number of scenes of the parts that are read."""

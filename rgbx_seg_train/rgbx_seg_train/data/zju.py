@@ -72,15 +72,19 @@ class ZJU(PublicSet):
 
     def read_aux(self, entry: Entry) -> Image:
         """Return AoLP or DoLP of each color, or the robot's measures, uint8 (H, W, 3)."""
+        return read_color(entry.aux[0]) if len(entry.aux) == 1 else self.read_pair(entry)[1]
+
+    def read_pair(self, entry: Entry) -> tuple[Image, Image]:
+        """Return rgb and aux; the image at 0 degrees, which is both, is decoded once."""
+        if len(entry.aux) == 1:
+            return super().read_pair(entry)
         images = [read_color(path) for path in entry.aux]
-        if len(images) == 1:
-            return images[0]
         for image, path in zip(images, entry.aux, strict=True):
             if image.shape != images[0].shape:
                 raise CorruptImage(f'{path}: the image is {image.shape[1]}x{image.shape[0]} and '
                                    f'that at 0 degrees {images[0].shape[1]}x{images[0].shape[0]}; '
                                    'expected one size; replace them.')
-        return MEASURES[self.source.aux](images)
+        return images[0], MEASURES[self.source.aux](images)
 
     def read_label(self, entry: Entry) -> Image:
         """Return ids 0..7, of colors or of an indexed image."""
