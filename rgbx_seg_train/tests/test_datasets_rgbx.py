@@ -467,7 +467,9 @@ class TestCocoStuff:
         assert len(names) == len(set(names)) == 171
         # known places: COCO's last thing, first and last stuff
         assert (names[79], names[80], names[170]) == ('toothbrush', 'banner', 'wood')
+        there = {'bicycle': 'bike', 'tree': 'vegetation'}
         for name, place in zip(names, TO_UNION['coco_stuff'], strict=True):
+            name = there.get(name, name)
             assert place == (union.index(name) if name in union else 255)
 
 

@@ -18,7 +18,7 @@ from rgbx_seg_train.data.sources import open_source, stack
 from rgbx_seg_train.data.synthetic import CLASSES
 
 SIZES = {'mfnet': 9, 'pst900': 5, 'fmb': 14, 'fmb15': 15, 'deliver': 25, 'nyu40': 40, 'zju': 8,
-         'urbanlf': 14, 'union70': 70}
+         'urbanlf': 14, 'coco_stuff': 171, 'union70': 70}
 UNITED = ('deliver', 'mfnet', 'nyu40', 'zju', 'urbanlf')  # in the order in which ids are given
 SYNONYMS = [{'pedestrian', 'person'}, {'cars', 'car', 'vehicle'},
             {'twowheeler', 'bike', 'bicycle'}, {'groundrail', 'guardrail'}, {'other', 'others'},

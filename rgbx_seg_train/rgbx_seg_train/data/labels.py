@@ -123,6 +123,13 @@ CLASS_SETS: dict[str, tuple[ClassInfo, ...]] = {
 }
 
 _NONE = UNLABELED
+
+
+def _in_union(name: str) -> int:
+    name = {'bicycle': 'bike', 'tree': 'vegetation'}.get(name, name)
+    return _UNION70_NAMES.index(name) if name in _UNION70_NAMES else _NONE
+
+
 # The union's id of each class. PST900 and FMB are no part of the union and only meet it; their
 # background is what MFNet calls unlabeled.
 TO_UNION: dict[str, tuple[int, ...]] = {
@@ -134,8 +141,7 @@ TO_UNION: dict[str, tuple[int, ...]] = {
     'nyu40': (10, *range(30, 59), 3, *range(59, 68)),
     'zju': (0, 68, 9, 6, 8, 12, 3, 22),
     'urbanlf': (22, 0, 1, 2, 3, 4, 6, 7, 11, 8, 9, 14, 69, 12),
-    'coco_stuff': tuple(_UNION70_NAMES.index(name) if name in _UNION70_NAMES else _NONE
-                        for name in COCO_STUFF_NAMES),
+    'coco_stuff': tuple(map(_in_union, COCO_STUFF_NAMES)),
     'union70': tuple(range(70)),
 }
 
