@@ -177,6 +177,7 @@ class Manifest:
     scene: SceneGraph | None = None  # None: the bundle is one graph
     variants: tuple[Variant, ...] = ()
     checkpoint_sha256: str = ''  # of model.safetensors; '': there is none
+    scored_on: str = ''  # where `scores` come from, as rgbx_export measured them; '': not by it
 
     def __post_init__(self) -> None:
         """Refuse what this version cannot run."""
@@ -186,7 +187,7 @@ class Manifest:
             value = getattr(self, name)
             _expect(_is_int(value, 1, MAX_SIDE), name, value, f'an integer 1..{MAX_SIDE}')
         texts = ('family', 'name', 'onnx_sha256', 'training_data', 'data_license', 'model_license',
-                 'checkpoint_sha256')
+                 'checkpoint_sha256', 'scored_on')
         for name in texts:
             value = getattr(self, name)
             _expect(isinstance(value, str), name, value, 'a text')
@@ -404,8 +405,9 @@ def _to_yaml(manifest: Manifest) -> str:
                        for c in manifest.classes]
     data['scores'] = {key: float(value) for key, value in manifest.scores.items()}
     variants = data.pop('variants')
-    if not data['checkpoint_sha256']:
-        del data['checkpoint_sha256']
+    for name in ('checkpoint_sha256', 'scored_on'):
+        if not data[name]:
+            del data[name]
     scene = data.pop('scene')
     if scene is not None:
         data['scene'] = {f.name: getattr(scene, f.name) for f in fields(SceneGraph)}

@@ -21,12 +21,12 @@ import onnx
 from rgbx_seg_ros.engine import BACKENDS, Engine, Model, Options
 from rgbx_seg_ros.machine import Machine, this_machine
 from rgbx_seg_ros.manifest import Manifest
+from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.segmenter import Enlarger
 from rgbx_seg_train.data.sample import Image
 from rgbx_seg_train.frames import Frame
 from rgbx_seg_train.onnx_graph import serialize
 from rgbx_seg_train.precision import lower, rounded
-from rgbx_seg_train.score import Score, summarize
 
 ON_PROCESSORS = ('openvino', 'onnxruntime')
 # OpenVINO computes in fp32 what follows the last large operator, and the images before the first.
@@ -101,13 +101,12 @@ def _answers(engines: Sequence[Engine], frames: Sequence[Frame],
     finally:
         for engine in engines:
             engine.close()
-    score = Score(manifest.n_classes)
+    confusion = Confusion(manifest.n_classes)
     for label, frame in zip(labels, frames, strict=True):
         if frame.target is not None:
-            score.update(Enlarger(label.shape, frame.target.shape)(label), frame.target,
-                         frame.night)
-    return (Answers(labels, summarize(score, manifest.classes)['miou']),
-            [float(ms) for ms in np.median(times, 0)])
+            confusion.update(Enlarger(label.shape, frame.target.shape)(label), frame.target)
+    miou = confusion.miou(strict=True) if confusion.true().any() else None
+    return Answers(labels, miou), [float(ms) for ms in np.median(times, 0)]
 
 
 def _equal(labels: Sequence[Image], expected: Sequence[Image]) -> float:

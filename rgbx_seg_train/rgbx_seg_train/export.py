@@ -3,12 +3,12 @@
 """`rgbx_export CHECKPOINT OUT`: turns a checkpoint into a bundle that any robot can run.
 
 The bundle is written beside its place, run through the robot's own engine on real samples, and
-moved there only if its labels and logits are those of the checkpoint.
+moved there only if its labels and logits are those of the checkpoint. It may be scored there too,
+and get forms in lower precision.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from torch import nn
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
@@ -31,8 +30,10 @@ from rgbx_seg_ros.manifest import (
     SCENE_FILE,
     Manifest,
     SceneGraph,
+    load_bundle,
     replace_folder,
     save_bundle,
+    save_manifest,
 )
 from rgbx_seg_train import export_graph
 from rgbx_seg_train.checkpoint import load_model, manifest_of, save_checkpoint
@@ -42,11 +43,39 @@ from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.evaluate import write_json
 from rgbx_seg_train.export_phases import Phases, peak_bytes
+from rgbx_seg_train.export_scores import Measured, measure, read_scores, tell_scores
 from rgbx_seg_train.onnx_graph import OPSET, node_counts, to_onnx
+from rgbx_seg_train.pairs import PairSet, modality_of
 from rgbx_seg_train.parity import TIE, TIE_HALVED, Parity, compare
+from rgbx_seg_train.variant_maker import FORMS, Made, Pairs, add_variants
+from rgbx_seg_train.variants import (
+    CALIBRATION_PAIRS,
+    check_counts,
+    form_names,
+    open_both,
+    read_both,
+    tell_forms,
+)
 
 PARITY_SAMPLES = 4
-SUMMARY = ('miou', 'miou_day', 'miou_night')  # the scores of a file that the manifest takes
+EVALUATION_PAIRS = 200
+OWN = ''  # of a source: what the checkpoint's own configuration lists
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a bundle is measured on, and the forms of lower precision that it gets.
+
+    Sources are as in `pairs.open_pairs`; OWN is the checkpoint's configuration, None nothing.
+    """
+
+    evaluate: str | None = None
+    calibrate: str = OWN
+    forms: tuple[str, ...] = ()
+    counts: tuple[int, int] = (CALIBRATION_PAIRS, EVALUATION_PAIRS)  # pairs of both, at most
+
+
+NO_CHECKS = Checks()
 
 
 @dataclass(frozen=True)
@@ -65,10 +94,13 @@ class Report:
     parity: Parity
     seconds: Mapping[str, float]  # by phase
     peak_bytes: Mapping[str, int]  # of the process, from its start to the end of each phase
+    scores: Measured | None = None  # None: it was not asked for
+    forms: tuple[Made, ...] = ()
 
 
 def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
-           overrides: Sequence[str] = (), progress: bool = False) -> Report:
+           overrides: Sequence[str] = (), progress: bool = False,
+           checks: Checks = NO_CHECKS) -> Report:
     """Write the bundle of a checkpoint; return what it is and what it took.
 
     Raises:
@@ -81,31 +113,41 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
     bundle = place / 'bundle'
     try:
         with phases('load'):
-            merged, config, manifest = _load(checkpoint, overrides, place / CHECKPOINT_FILE)
+            graph, config, manifest = _load(checkpoint, overrides, place / CHECKPOINT_FILE)
             manifest = replace(manifest, scores=dict(scores))
-            samples = _parity_samples(config)
-        graph = export_graph.BundleGraph(merged, config.data.zero_aux)
+            samples = _parity_samples(config, manifest)
+            opened = _open(checks, config, manifest)
         nodes = _write(bundle, graph, manifest, config, phases)
         with phases('check'):
             for name in nodes:
                 onnx.checker.check_model(str(bundle / name))
+        halved = config.export.fp16_weights
         with phases('parity'):
-            halved = config.export.fp16_weights
             parity = compare(graph, bundle, samples, TIE_HALVED if halved else TIE)
             parity.refuse(str(checkpoint), logits_too=not halved)
         sizes = {file.name: file.stat().st_size for file in sorted(bundle.iterdir())}
+        measured, forms = None, []
+        if opened is not None:
+            with phases('score'):
+                measured = _score(str(checkpoint), graph, bundle, opened[1])
+            sizes[MANIFEST_FILE] = (bundle / MANIFEST_FILE).stat().st_size
+        if opened is not None and checks.forms:
+            with phases('forms'):
+                pairs = Pairs(*read_both(*opened, manifest))
+                forms = add_variants(bundle, checks.forms, pairs,
+                                     tell=print if progress else lambda text: None)
         replace_folder(bundle, out, ours=(MANIFEST_FILE,))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return Report(manifest.name, manifest.family, config.model.preset,
-                  sum(p.numel() for p in merged.parameters()), OPSET, config.export.scene_every,
+                  sum(p.numel() for p in graph.parameters()), OPSET, config.export.scene_every,
                   halved, sizes, nodes, parity, phases.seconds,
-                  phases.peak_bytes)
+                  phases.peak_bytes, measured, tuple(forms))
 
 
-def _load(checkpoint: Path, overrides: Sequence[str],
-          weights: Path) -> tuple[nn.Module, Config, Manifest]:
-    """Return the model of a checkpoint for its modality, with configuration and manifest.
+def _load(checkpoint: Path, overrides: Sequence[str], weights: Path
+          ) -> tuple[export_graph.BundleGraph, Config, Manifest]:
+    """Return the graph of a checkpoint for its modality, with configuration and manifest.
 
     With export.checkpoint the file `weights` is written: before merging copies the model.
     """
@@ -120,15 +162,38 @@ def _load(checkpoint: Path, overrides: Sequence[str],
     if config.export.checkpoint:
         save_checkpoint(weights, _public(config), loaded.n_classes, loaded.progress,
                         {'model': model.state_dict()})
-    merged = model.merge(manifest.modality)
+    try:
+        graph = export_graph.bundle_graph(model, config, manifest)
+    except RgbxSegError as error:
+        raise RgbxSegError(f'{checkpoint}: {error}') from None
     every = config.export.scene_every
     if not every:
-        return merged, config, manifest
-    width = getattr(merged, 'scene_width', 0)
+        return graph, config, manifest
+    width = getattr(graph.merged, 'scene_width', 0)
     if not width:
         raise RgbxSegError(f'{checkpoint}: export.scene_every is {every}, but the model embeds no '
                            'scene; expected 0: only SegRGB-X with MA-CLIP is made of two graphs.')
-    return merged, config, replace(manifest, scene=SceneGraph('', width, every))
+    return graph, config, replace(manifest, scene=SceneGraph('', width, every))
+
+
+def _open(checks: Checks, config: Config, manifest: Manifest
+          ) -> tuple[PairSet | None, PairSet] | None:
+    """Return the pairs to calibrate and to measure on; None if nothing is asked for."""
+    if checks.evaluate is None and not checks.forms:
+        return None
+    calibrated = any(FORMS[name].calibrated for name in checks.forms)
+    return open_both((checks.calibrate or config) if calibrated else None,
+                     checks.evaluate or config, manifest, checks.counts)
+
+
+def _score(origin: str, graph: export_graph.BundleGraph, bundle: Path, pairs: PairSet) -> Measured:
+    """Write what a bundle scores into its manifest; raise if that is not what torch scores."""
+    measured = measure(graph, bundle, pairs)
+    measured.refuse(origin)
+    manifest = load_bundle(bundle)
+    save_manifest(bundle, replace(manifest, scored_on=measured.source, scores={
+        **manifest.scores, **measured.to_manifest()}))
+    return measured
 
 
 def _public(config: Config) -> Config:
@@ -158,42 +223,22 @@ def _write(bundle: Path, graph: export_graph.BundleGraph, manifest: Manifest, co
     return nodes
 
 
-def _parity_samples(config: Config) -> list[Sample]:
+def _parity_samples(config: Config, manifest: Manifest) -> list[Sample]:
     """Return a few samples the model was not trained on, if the configuration names any."""
-    sources = config.data.test or config.data.validate or config.data.train
-    if not sources:
-        return []
-    samples = open_source(_short(sources[0]), config.data)
-    return [replace(s, rgb=np.array(s.rgb), aux=np.array(s.aux))
-            for s in (samples[n] for n in range(min(PARITY_SAMPLES, len(samples))))]
+    data = config.data
+    for sources in (data.test, data.validate, data.train):
+        for source in sources:
+            if modality_of(source, data) != manifest.modality:
+                continue
+            samples = open_source(_short(source), data)
+            found = [samples[n] for n in range(min(PARITY_SAMPLES, len(samples)))]
+            return [replace(s, rgb=np.array(s.rgb), aux=np.array(s.aux)) for s in found
+                    if s.aux.shape[2] == manifest.aux.channels]
+    return []
 
 
 def _short(source: Any) -> Any:
     return replace(source, count=PARITY_SAMPLES) if source.kind == 'synthetic' else source
-
-
-def read_scores(texts: Sequence[str]) -> dict[str, float]:
-    """Return the scores of `FILE` and `NAME=FILE` arguments, the latter's prefixed by name."""
-    scores = {}
-    for text in texts:
-        name, equals, rest = text.partition('=')
-        path = Path(rest if equals else text)
-        prefix = f'{name}_' if equals else ''
-        try:
-            data = json.loads(path.read_text(encoding='utf-8'))
-            scores.update({f'{prefix}{key}': round(data[key], 4) for key in SUMMARY
-                           if data.get(key) is not None})
-            scores.update(_box_scores(data.get('box_score', {}), prefix))
-        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise RgbxSegError(f'scores {path}: cannot be read ({str(error)[:60]}); expected a '
-                               'file that `rgbx_evaluate --out` wrote.') from None
-    return scores
-
-
-def _box_scores(parts: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    return {f'{prefix}{kind}_{name}_{part}': round(row[kind], 4)
-            for part, rows in parts.items() for name, row in rows.items()
-            for kind in ('hit_rate', 'inside') if row[kind] is not None}
 
 
 def _parser() -> Arguments:
@@ -205,6 +250,18 @@ def _parser() -> Arguments:
                         help="settings that win over the checkpoint's, such as name=my_model")
     parser.add_argument('--scores', action='append', default=[], metavar='[NAME=]FILE',
                         help='scores of `rgbx_evaluate --out` for the manifest; may be repeated')
+    source = 'a training configuration (.yaml), a bag or synthetic:COUNT'
+    parser.add_argument('--evaluate', nargs='?', const=OWN, metavar='SOURCE',
+                        help=f'score the bundle on {source}; by default on data.test of the '
+                        'checkpoint')
+    parser.add_argument('--variants', default='', metavar='FORM,FORM',
+                        help=f'add forms of lower precision: {", ".join(FORMS)}; int8 is its three')
+    parser.add_argument('--calibrate', default=OWN, metavar='SOURCE',
+                        help=f'for INT8: {source}; by default data.train of the checkpoint')
+    parser.add_argument('--evaluation-pairs', type=int, default=EVALUATION_PAIRS, metavar='N',
+                        help='at most (default: %(default)s)')
+    parser.add_argument('--calibration-pairs', type=int, default=CALIBRATION_PAIRS, metavar='N',
+                        help='at most (default: %(default)s)')
     parser.add_argument('--json', type=Path, metavar='FILE',
                         help='write sizes, seconds, memory, node counts and parity as JSON')
     parser.add_argument('--nodes', action='store_true', help='print how many nodes of each type')
@@ -214,10 +271,22 @@ def _parser() -> Arguments:
 def _main() -> None:
     args = _parser().parse_args()
     report = export(args.checkpoint, args.out, read_scores(args.scores), args.overrides,
-                    progress=True)
+                    progress=True, checks=_checks(args))
     print(tell(args.out, report, args.nodes))
     if args.json:
         write_json(args.json, asdict(report))
+
+
+def _checks(args: Any) -> Checks:
+    check_counts(args)
+    for option in ('evaluate', 'calibrate'):
+        value = getattr(args, option)
+        if value and '=' in value and not Path(value).exists():
+            raise RgbxSegError(f'--{option} {value}: that is a setting; expected a source; put '
+                               'settings before the options.')
+    forms = form_names([word for word in args.variants.split(',') if word])
+    return Checks(args.evaluate, args.calibrate, tuple(forms),
+                  (args.calibration_pairs, args.evaluation_pairs))
 
 
 def tell(out: Path, report: Report, nodes: bool = False) -> str:
@@ -235,6 +304,11 @@ def tell(out: Path, report: Report, nodes: bool = False) -> str:
         + f'; {sum(seconds.values()):.1f} in all',
         f'peak memory: {peak_bytes() / 1e9:.2f} GB',
     ]
+    if report.scores:
+        lines.append(tell_scores(report.scores))
+    if report.forms:
+        own = sum(size for name, size in report.bytes.items() if name in report.nodes)
+        lines.append(tell_forms(report.forms, own))
     if nodes:
         lines += [f'{file}: {sum(counts.values())} nodes: '
                   + ', '.join(f'{count} {kind}' for kind, count in counts.items())

@@ -1,12 +1,24 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""The network as a bundle's graphs: uint8 images in, uint8 labels and confidences out."""
+"""The network as a bundle's graphs: uint8 images in, uint8 labels and confidences out.
+
+Of a network of several modalities a bundle has one, and of one of several data sets' classes those
+of one data set, if the configuration says so: the channels of the others are left out before the
+best is chosen, which is remap() in Eq. 8 of SegRGB-X.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.manifest import MODALITIES, UNLABELED, Manifest
+from rgbx_seg_train.config import Config
+from rgbx_seg_train.data.labels import CLASS_SETS, channels
+from rgbx_seg_train.models.blocks.segformer_head import SegformerHead
 from rgbx_seg_train.onnx_passes import LOGITS as LOGITS
 from rgbx_seg_train.preprocess import normalize
 
@@ -14,10 +26,17 @@ from rgbx_seg_train.preprocess import normalize
 class BundleGraph(nn.Module):
     """What `model.onnx` computes; see "The contract of a bundle" in the design."""
 
-    def __init__(self, merged: nn.Module, zero_aux: bool = False) -> None:
-        """Take a model of one modality, `forward(rgb, aux) -> logits (B, N, H, W)`."""
+    def __init__(self, merged: nn.Module, zero_aux: bool = False,
+                 chosen: Sequence[int] = ()) -> None:
+        """Take a model of one modality, `forward(rgb, aux) -> logits (B, N, H, W)`.
+
+        `chosen` are the channels of the logits that the bundle's ids 0, 1, 2 … stand for; all of
+        them if none is named.
+        """
         super().__init__()
         self.merged, self.zero_aux = merged, zero_aux
+        # Where classes are rows of one convolution the others need not be computed first.
+        self.chosen = () if not chosen or _cut(merged, chosen) else tuple(chosen)
 
     def forward(self, rgb: Tensor, aux: Tensor, s_rgb: Tensor | None = None,
                 s_aux: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,6 +47,8 @@ class BundleGraph(nn.Module):
         """
         scene = () if s_rgb is None else (s_rgb, s_aux)
         logits = self.merged(*read_images(rgb, aux, self.zero_aux), *scene)
+        if self.chosen:
+            logits = logits[:, list(self.chosen)]
         best, label = logits.max(1)
         # exp(max - logsumexp) is the softmax of the best class without the others'.
         confidence = torch.exp(best - logits.logsumexp(1))
@@ -54,3 +75,56 @@ def read_images(rgb: Tensor, aux: Tensor, zero_aux: bool) -> tuple[Tensor, Tenso
     """Return uint8 images as the networks read them, the second camera's blinded if `zero_aux`."""
     rgb, aux = normalize(rgb, aux)
     return rgb, aux * 0.0 if zero_aux else aux
+
+
+def bundle_graph(model: nn.Module, config: Config, manifest: Manifest) -> BundleGraph:
+    """Return the graph of a bundle with this manifest, of the model of a checkpoint.
+
+    Raises:
+        RgbxSegError: the model was not built for the manifest's modality, or lacks a class.
+
+    """
+    known = tuple(getattr(model, 'modalities', ())) or config.model.modalities or MODALITIES
+    if manifest.modality not in known:
+        raise RgbxSegError(f'the bundle is to be for RGB and {manifest.modality}, but the model '
+                           f'was built for {", ".join(known)}; expected one of these; give '
+                           f'export.modality={known[0]}, say.')
+    chosen = chosen_channels(config)
+    return BundleGraph(model.merge(manifest.modality), config.data.zero_aux, chosen)
+
+
+def chosen_channels(config: Config) -> tuple[int, ...]:
+    """Return the channel of each class of export.classes; () if the bundle has all channels.
+
+    A set with a class that the network has no channel for is refused: a robot could never be told
+    of what its bundle claims to know.
+    """
+    own, wanted = config.data.classes, config.export.classes
+    if wanted in ('', own):
+        return ()
+    infos = CLASS_SETS[wanted]
+    found = channels(wanted, own) if own in CLASS_SETS else (UNLABELED,) * len(infos)
+    missing = [info.name for info, channel in zip(infos, found, strict=True)
+               if channel == UNLABELED]
+    if missing:
+        fitting = [name for name in CLASS_SETS if name == own or own in CLASS_SETS
+                   and UNLABELED not in channels(name, own)]
+        raise RgbxSegError(f'export.classes is {wanted}, but the network, which has the classes '
+                           f'{own}, gives no {", ".join(missing[:5])}'
+                           f'{" …" if len(missing) > 5 else ""}; expected one of '
+                           f'{", ".join(fitting or [own])}; leave export.classes out, or train '
+                           f'with data.classes={wanted}.')
+    return found
+
+
+def _cut(merged: nn.Module, chosen: Sequence[int]) -> bool:
+    """Leave only some classes in the last convolution; tell whether there is one."""
+    heads = [part for part in merged.modules() if isinstance(part, SegformerHead)]
+    for head in heads:
+        whole = head.classify
+        head.classify = nn.Conv2d(whole.in_channels, len(chosen), 1, bias=whole.bias is not None)
+        rows = list(chosen)
+        head.classify.weight = nn.Parameter(whole.weight.detach()[rows].clone())
+        if whole.bias is not None:
+            head.classify.bias = nn.Parameter(whole.bias.detach()[rows].clone())
+    return bool(heads)

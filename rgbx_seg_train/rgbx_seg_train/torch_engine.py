@@ -7,6 +7,8 @@ Both run the module that `rgbx_export` traces, `BundleGraph`, so they compute wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,8 @@ from rgbx_seg_ros.engine import Tensor as Array
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_train.checkpoint import load_model, manifest_of
 from rgbx_seg_train.config import Config
-from rgbx_seg_train.export_graph import BundleGraph, SceneGraph
+from rgbx_seg_train.config_file import config_to_dict, override, parse_config
+from rgbx_seg_train.export_graph import BundleGraph, SceneGraph, bundle_graph
 from rgbx_seg_train.torch_cuda import VERSION, CudaEngine, closed, free_memory
 
 # What a bundle's manifest and the one that its checkpoint would make must have alike.
@@ -116,12 +119,23 @@ def _float(tensor: Tensor) -> Tensor:
     return tensor.float()
 
 
-def load_graph(checkpoint: Path) -> tuple[BundleGraph, Manifest, Config]:
-    """Return the graph of a checkpoint, the manifest its bundle would have, and its settings."""
+def load_graph(checkpoint: Path, overrides: Sequence[str] = ()
+               ) -> tuple[BundleGraph, Manifest, Config]:
+    """Return the graph of a checkpoint, the manifest its bundle would have, and its settings.
+
+    `overrides` are settings that win, such as export.modality=depth and export.classes=mfnet.
+
+    Raises:
+        RgbxSegError: the checkpoint is broken, or has not what they ask for.
+
+    """
     model, loaded = load_model(checkpoint)
-    manifest = manifest_of(loaded)
-    return (BundleGraph(model.merge(manifest.modality), loaded.config.data.zero_aux), manifest,
-            loaded.config)
+    config = parse_config(override(config_to_dict(loaded.config), overrides))
+    manifest = manifest_of(replace(loaded, config=config, tensors={}))
+    try:
+        return bundle_graph(model, config, manifest), manifest, config
+    except RgbxSegError as error:
+        raise RgbxSegError(f'{checkpoint}: {error}') from None
 
 
 def open_eager(checkpoint: Path) -> tuple[Engine, Manifest]:

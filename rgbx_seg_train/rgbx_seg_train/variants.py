@@ -8,7 +8,6 @@ in the manifest with what they lose.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,27 +16,38 @@ from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
-from rgbx_seg_ros.engine import Model, Size
+from rgbx_seg_ros.engine import Model, Size, graphs
 from rgbx_seg_ros.manifest import MAX_SIDE, Manifest, load_bundle
 from rgbx_seg_train.ablation import Row, ablate
+from rgbx_seg_train.config import Config
 from rgbx_seg_train.evaluate import write_json
-from rgbx_seg_train.frames import Frame, read_frames, refuse_shared, split_bag
+from rgbx_seg_train.frames import Frame, record, refuse_shared
+from rgbx_seg_train.pairs import PairSet, Use, is_shared_bag, open_pairs
 from rgbx_seg_train.variant_maker import FORMS, GROUPS, Made, Pairs, add_variants
 
 CALIBRATION_PAIRS, EVALUATION_PAIRS, ABLATION_PAIRS = 32, 60, 12
 
 
-def tell_forms(made: Sequence[Made]) -> str:
-    """Return the forms as a table, and below it why some of them are no default."""
-    lines = [f'{"form":28}{"MB":>8}{"labels %":>10}{"mIoU":>8}{"pairs":>7}  ms a pair (fp32)']
+def tell_forms(made: Sequence[Made], own_bytes: int = 0) -> str:
+    """Return the forms as a table, and below it why some of them are no default.
+
+    `own_bytes` is the size of the bundle's own graphs, which then are the first line.
+    """
+    lines = [f'{"form":22}{"MB":>8}{"labels %":>10}{"mIoU %":>9}{"change":>8}{"pairs":>7}'
+             '  ms a pair (fp32)']
+    first = made[0].agreement if made else None
+    if first and own_bytes and made[0].variant.rgb_size is None:
+        miou = None if first.miou_change is None else first.miou - first.miou_change
+        lines.append(f'{"fp32":22}{own_bytes / 1e6:8.1f}{100:10.3f}{_percent(miou):>9}{"":8}'
+                     f'{first.pairs:7}')
     notes = []
     for one in made:
-        variant = one.variant
+        variant, found = one.variant, one.agreement
         change = '-' if variant.miou_change is None else f'{100 * variant.miou_change:+.2f}'
-        times = ', '.join(f'{name} {ms:.1f} ({fp32:.1f})'
-                          for name, (ms, fp32) in one.agreement.ms.items())
-        lines.append(f'{variant.name:28}{one.bytes / 1e6:8.1f}{100 * variant.labels:10.3f}'
-                     f'{change:>8}{variant.pairs:7}  {times or "not run here"}')
+        times = ', '.join(f'{name} {ms:.1f} ({fp32:.1f})' for name, (ms, fp32) in found.ms.items())
+        lines.append(f'{variant.name:22}{one.bytes / 1e6:8.1f}{100 * variant.labels:10.3f}'
+                     f'{_percent(found.miou):>9}{change:>8}{variant.pairs:7}  '
+                     f'{times or "not run here"}')
         notes += [f'No default: {one.why_not_default}'] * bool(one.why_not_default)
         notes += [f'{variant.name}: {count} operators stay in fp32: {reason}.'
                   for reason, count in one.kept.items() if ' ' in reason and count]
@@ -49,6 +59,10 @@ def tell_forms(made: Sequence[Made]) -> str:
                   if ms >= fp32 and variant.precision != 'fp32']
     measured = sorted({f'{one.variant.measured}: {one.variant.name}' for one in made})
     return '\n'.join([*lines, *(f'measured with {text}' for text in measured), *notes])
+
+
+def _percent(value: float | None) -> str:
+    return '-' if value is None else f'{100 * value:.2f}'
 
 
 def tell_ablation(precision: str, rows: Sequence[Row]) -> str:
@@ -86,7 +100,7 @@ def _main() -> None:
     overrides = [word for word in args.words if '=' in word]
     words = [word for word in args.words if '=' not in word]
     camera = _camera(args.camera)
-    names = _names(words, camera)
+    names = form_names(words, camera)
     if not names and not args.remove and not args.ablation:
         raise RgbxSegError(f'no form is named; expected some of {", ".join(FORMS)}, or --remove '
                            'with the name of one.')
@@ -97,14 +111,15 @@ def _main() -> None:
     pairs = _pairs(args, manifest, names, camera, overrides)
     made = add_variants(args.bundle, names, pairs, camera, args.remove)
     if made:
-        print(tell_forms(made))
+        print(tell_forms(made, own_bytes(args.bundle, manifest)))
     if args.json:
         write_json(args.json, {'bundle': manifest.name, 'forms': [asdict(one) for one in made]})
 
 
 def _ablate(args: Any, manifest: Manifest, overrides: Sequence[str]) -> None:
-    frames = read_frames(_needed(args.evaluate, '--evaluate', 'to measure on'), manifest,
-                         'evaluate', min(args.evaluation_pairs, ABLATION_PAIRS), overrides)
+    source = _needed(args.evaluate, '--evaluate', 'to measure on')
+    use = Use('evaluate', min(args.evaluation_pairs, ABLATION_PAIRS))
+    frames = record(open_pairs(source, manifest, use, overrides), manifest)
     rows = {precision: ablate(Model(args.bundle, manifest), precision, frames)
             for precision in ('fp16', 'bf16')}
     print('\n'.join(tell_ablation(precision, found) for precision, found in rows.items()))
@@ -123,7 +138,13 @@ def _camera(text: str | None) -> Size | None:
     return int(match[2]), int(match[1])
 
 
-def _names(words: Sequence[str], camera: Size | None) -> list[str]:
+def own_bytes(bundle: Path, manifest: Manifest) -> int:
+    """Return the size of a bundle's own graphs."""
+    return sum((Path(bundle) / name).stat().st_size for name in graphs(manifest))
+
+
+def form_names(words: Sequence[str], camera: Size | None = None) -> list[str]:
+    """Return the forms that words name, each once; RgbxSegError if one names none."""
     names = list(dict.fromkeys(name for word in words for name in GROUPS.get(word, (word,))))
     for name in names:
         if name not in FORMS or (name == 'fp32' and not camera):
@@ -144,31 +165,45 @@ def _pairs(args: Any, manifest: Manifest, names: Sequence[str], camera: Size | N
            overrides: Sequence[str]) -> Pairs:
     if not names:
         return Pairs((), ())
+    check_counts(args)
+    source = _needed(args.evaluate, '--evaluate', 'to measure on')
+    other = _needed(args.calibrate, '--calibrate', 'of ranges for INT8') if any(
+        FORMS[name].calibrated for name in names) else None
+    counts = args.calibration_pairs, args.evaluation_pairs
+    opened = open_both(other, source, manifest, counts, overrides)
+    return Pairs(*read_both(*opened, manifest),
+                 read_both(*opened, manifest, camera) if camera else None)
 
-    def read(size: Size | None) -> tuple[Sequence[Frame], Sequence[Frame]]:
-        source = _needed(args.evaluate, '--evaluate', 'to measure on')
-        if not any(FORMS[name].calibrated for name in names):
-            return (), read_frames(source, manifest, 'evaluate', args.evaluation_pairs, overrides,
-                                   size)
-        other = _needed(args.calibrate, '--calibrate', 'of ranges for INT8')
-        if Path(other).exists() and Path(source).exists() and os.path.samefile(
-                other, source) and Path(other).suffix not in ('.yaml', '.yml'):
-            both = read_frames(source, manifest, 'evaluate',
-                               args.calibration_pairs + args.evaluation_pairs, (), size)
-            calibration, evaluation = split_bag(both)
-        else:
-            calibration, evaluation = (
-                read_frames(one, manifest, use, count, overrides, size) for one, use, count in
-                ((other, 'calibrate', args.calibration_pairs),
-                 (source, 'evaluate', args.evaluation_pairs)))
-        refuse_shared(calibration, evaluation)
-        return calibration, evaluation
 
+def check_counts(args: Any) -> None:
+    """Raise unless the numbers of pairs on a command line are within bounds."""
     for name in ('calibration_pairs', 'evaluation_pairs'):
         if not 1 <= getattr(args, name) <= 100_000:
             raise RgbxSegError(f'--{name.replace("_", "-")} is {getattr(args, name)}; expected 1 '
                                'to 100000.')
-    return Pairs(*read(None), read(camera) if camera else None)
+
+
+def open_both(calibrate: str | Config | None, evaluate: str | Config, manifest: Manifest,
+              counts: tuple[int, int], overrides: Sequence[str] = ()
+              ) -> tuple[PairSet | None, PairSet]:
+    """Return the pairs to calibrate on, if a source is given, and those to measure on.
+
+    Of one bag for both uses these are its first and its second half.
+    """
+    shared = calibrate is not None and is_shared_bag(calibrate, evaluate)
+    ranges = None
+    if calibrate is not None:
+        ranges = open_pairs(calibrate, manifest, Use('calibrate', counts[0], shared), overrides)
+    return ranges, open_pairs(evaluate, manifest, Use('evaluate', counts[1], shared), overrides)
+
+
+def read_both(calibration: PairSet | None, evaluation: PairSet, manifest: Manifest,
+              size: Size | None = None) -> tuple[Sequence[Frame], Sequence[Frame]]:
+    """Return both as the network gets them; RgbxSegError if a pair serves both."""
+    ranges = record(calibration, manifest, size) if calibration is not None else []
+    frames = record(evaluation, manifest, size)
+    refuse_shared(ranges, frames)
+    return ranges, frames
 
 
 def main() -> int:

@@ -30,9 +30,10 @@ from rgbx_seg_train.data.rendered import RenderSettings, render_sample
 from rgbx_seg_train.data.sources import CLASS_SETS, open_source, stack
 from rgbx_seg_train.data.synthetic import aux_encoding
 from rgbx_seg_train.evaluate import evaluate, open_model
-from rgbx_seg_train.export import export, read_scores
+from rgbx_seg_train.export import export
 from rgbx_seg_train.export_graph import BundleGraph
 from rgbx_seg_train.export_phases import Phases
+from rgbx_seg_train.export_scores import read_scores
 from rgbx_seg_train.models import find_config, find_family
 from rgbx_seg_train.preprocess import normalize
 from rgbx_seg_train.train import train

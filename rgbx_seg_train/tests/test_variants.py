@@ -22,7 +22,8 @@ from rgbx_seg_ros.manifest import Variant, check_variant, load_bundle
 from rgbx_seg_ros.selection import choose
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train import agreement, quantize, variant_maker, variants
-from rgbx_seg_train.frames import Frame, read_frames, refuse_shared
+from rgbx_seg_train.frames import Frame, record, refuse_shared
+from rgbx_seg_train.pairs import Use, open_pairs
 from rgbx_seg_train.precision import lower
 from rgbx_seg_train.variant_maker import Pairs, add_variants
 
@@ -224,10 +225,14 @@ def write_bag(path, count=6):
     return written
 
 
+def read_frames(source, own, kind, count, shared=False):
+    return record(open_pairs(str(source), own, Use(kind, count, shared)), own)
+
+
 def test_pairs_of_a_bag_are_what_the_network_gets_on_the_robot(tmp_path):
     written = write_bag(tmp_path / 'bag')
     own = manifest()
-    found = read_frames(str(tmp_path / 'bag'), own, 'calibrate', 6)
+    found = read_frames(tmp_path / 'bag', own, 'calibrate', 6)
     assert len(found) == 6
     for number, frame in enumerate(found):
         rgb, aux = written[number]
@@ -237,8 +242,8 @@ def test_pairs_of_a_bag_are_what_the_network_gets_on_the_robot(tmp_path):
         assert frame.aux.shape == (1, HEIGHT, WIDTH, 1)
         # The stream's percentiles follow those of single images slowly.
         assert number or np.abs(frame.aux[0, ..., 0].astype(int) - expected).max() <= 1
-    few = read_frames(str(tmp_path / 'bag'), own, 'evaluate', 2)
-    assert [int(frame.target[0, 0]) for frame in few] == [0, 4]
+    few = read_frames(tmp_path / 'bag', own, 'evaluate', 2)
+    assert [int(frame.target[0, 0]) for frame in few] == [1, 4]
 
 
 def test_pairs_that_were_calibrated_on_are_refused():
@@ -313,7 +318,7 @@ def test_command_refuses_in_one_sentence(bundle, monkeypatch, capsys, arguments,
 def test_source_of_another_modality_is_refused(tmp_path):
     depth = replace(manifest(), modality='depth')
     with pytest.raises(RgbxSegError, match='its pairs are RGB and thermal, the bundle takes RGB'):
-        read_frames(str(config_file(tmp_path)), depth, 'evaluate', 1)
+        read_frames(config_file(tmp_path), depth, 'evaluate', 1)
 
 
 def test_bf16_of_a_processor_that_lacks_it_is_emulated(bundle, tmp_path):
