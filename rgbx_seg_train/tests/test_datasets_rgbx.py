@@ -14,7 +14,7 @@ from PIL import Image as Pillow
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.thermal import to_uint8
-from rgbx_seg_train.config import DataConfig
+from rgbx_seg_train.config import AugmentConfig, DataConfig
 from rgbx_seg_train.config_sources import (
     CocoStuffSource,
     DeLiVERSource,
@@ -27,7 +27,7 @@ from rgbx_seg_train.data.hha import KINECT, to_hha
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION
 from rgbx_seg_train.data.polarization import ANGLES, MEASURES, ODD_CHANNELS
 from rgbx_seg_train.data.sample import CorruptImage
-from rgbx_seg_train.data.sources import open_source
+from rgbx_seg_train.data.sources import Mixture, open_source
 from rgbx_seg_train.data.synthetic import aux_encoding
 from rgbx_seg_train.data.urbanlf import UrbanLF
 
@@ -471,6 +471,22 @@ class TestCocoStuff:
         for name, place in zip(names, TO_UNION['coco_stuff'], strict=True):
             name = there.get(name, name)
             assert place == (union.index(name) if name in union else 255)
+
+
+def test_all_of_them_make_one_batch_for_a_joint_network(tmp_path):
+    for name in ('deliver', 'nyu', 'zju', 'urbanlf', 'coco_stuff'):
+        getattr(mini, f'write_{name}')(tmp_path / name)
+    kinds = (DeLiVERSource, NYUSource, ZJUSource, UrbanLFSource, CocoStuffSource)
+    sources = [kind(root=str(tmp_path / kind.kind)) for kind in kinds]
+    data = DataConfig(classes='union70', height=64, width=64, sampling='concatenated')
+    sets = pickle.loads(pickle.dumps([open_source(source, data) for source in sources]))
+    mixture = Mixture(sets, [1.0] * 5, data, AugmentConfig(), 7)
+    batch = mixture.batch(0, len(mixture))
+    assert len(mixture) == 10 + 2 + 3 + 3 + 2 and not batch.corrupt
+    assert set(zip(batch.classes, batch.modality, strict=True)) == {
+        ('deliver', 'event'), ('nyu40', 'depth'), ('zju', 'polarization'),
+        ('urbanlf', 'lightfield'), ('coco_stuff', 'thermal')}
+    assert (batch.label[batch.label != 255] < 70).all() and (batch.label != 255).any()
 
 
 def test_undecodable_images_are_corrupt_not_fatal(tmp_path):

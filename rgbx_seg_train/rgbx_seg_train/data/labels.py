@@ -130,8 +130,8 @@ def _in_union(name: str) -> int:
     return _UNION70_NAMES.index(name) if name in _UNION70_NAMES else _NONE
 
 
-# The union's id of each class. PST900 and FMB are no part of the union and only meet it; their
-# background is what MFNet calls unlabeled.
+# The union's id of each class. PST900, FMB and COCO-Stuff are no part of the union and only meet
+# it; the background of the first two is what MFNet calls unlabeled.
 TO_UNION: dict[str, tuple[int, ...]] = {
     'mfnet': (25, 9, 3, 22, 26, 27, 16, 28, 29),
     'pst900': (25, _NONE, _NONE, _NONE, 3),
