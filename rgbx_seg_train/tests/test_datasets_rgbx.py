@@ -156,6 +156,14 @@ class TestNYU:
         monkeypatch.setattr(nyu, 'to_hha', None)  # a second time it would fail
         np.testing.assert_array_equal(opened(source)[0].aux, first)
 
+    def test_a_broken_file_of_the_cache_is_made_anew(self, tmp_path):
+        mini.write_nyu(tmp_path / 'nyu', hha=False, depth=self.room())
+        source = NYUSource(root=str(tmp_path / 'nyu'), hha_cache=str(tmp_path / 'cache'))
+        first = opened(source)[0].aux
+        kept, = (tmp_path / 'cache').iterdir()
+        kept.write_bytes(kept.read_bytes()[:40])
+        np.testing.assert_array_equal(opened(source)[0].aux, first)
+
     def test_hha_is_computed_anew_of_another_depth(self, tmp_path):
         mini.write_nyu(tmp_path / 'nyu', hha=False, depth=self.room())
         source = NYUSource(root=str(tmp_path / 'nyu'), hha_cache=str(tmp_path / 'cache'))

@@ -10,7 +10,7 @@ and 255 are ignored.
 from __future__ import annotations
 
 import hashlib
-import os
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
+from rgbx_seg_ros.register import write_atomically
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.data.hha import to_hha
 from rgbx_seg_train.data.images import read_color, read_raw
@@ -91,16 +92,9 @@ class NYU(PublicSet):
         key = hashlib.sha256(repr(state).encode()).hexdigest()[:32]
         kept = Path(self.source.hha_cache) / f'{key}.png' if self.source.hha_cache else None
         if kept and kept.is_file():
-            return read_color(kept)
+            with suppress(CorruptImage):  # a broken one is made anew
+                return read_color(kept)
         hha = to_hha(self._depth(path, read_raw(path)))
         if kept:
-            _write(kept, hha)
+            write_atomically(kept, cv2.imencode('.png', hha[..., ::-1])[1].tobytes())
         return hha
-
-
-def _write(path: Path, image: Image) -> None:
-    """Write RGB as PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'.{os.getpid()}.{path.name}')
-    partial.write_bytes(cv2.imencode('.png', cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
-    os.replace(partial, path)
