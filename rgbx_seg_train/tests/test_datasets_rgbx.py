@@ -1,18 +1,17 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""DeLiVER, NYUDepthV2, ZJU RGB-P, UrbanLF and COCO-Stuff, read from miniatures of their files."""
+"""DeLiVER, NYUDepthV2, ZJU RGB-P and COCO-Stuff, read from miniatures of their files."""
 
 import os
 import pickle
-from pathlib import Path
 
 import cv2
 import miniature_rgbx as mini
 import numpy as np
 import pytest
 from PIL import Image as Pillow
+from reading import assert_labels, opened, raises_sentence
 
-from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.config import AugmentConfig, DataConfig
 from rgbx_seg_train.config_sources import (
@@ -25,31 +24,9 @@ from rgbx_seg_train.config_sources import (
 from rgbx_seg_train.data import nyu
 from rgbx_seg_train.data.hha import KINECT, to_hha
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION
-from rgbx_seg_train.data.polarization import ANGLES, MEASURES, ODD_CHANNELS
-from rgbx_seg_train.data.sample import CorruptImage
+from rgbx_seg_train.data.polarization import ANGLES, MEASURES
 from rgbx_seg_train.data.sources import Mixture, open_source
 from rgbx_seg_train.data.synthetic import aux_encoding
-from rgbx_seg_train.data.urbanlf import UrbanLF
-
-UNION = DataConfig(classes='union70')
-
-
-def opened(source):
-    return open_source(source, UNION)
-
-
-def assert_labels(samples, ids):
-    """Compare all labels of a split with those meant; names and their number must agree."""
-    found = {sample.name: sample for sample in (samples[n] for n in range(len(samples)))}
-    assert found.keys() == ids.keys()
-    for name, sample in found.items():
-        np.testing.assert_array_equal(sample.label, ids[name])
-        assert sample.rgb.shape == (*ids[name].shape, 3) and sample.rgb.dtype == np.uint8
-        assert sample.aux.shape[:2] == ids[name].shape and sample.aux.dtype == np.uint8
-
-
-def raises_sentence(text):
-    return pytest.raises(RgbxSegError, match=rf'(?s)^(?!.*\n).*{text}.*\.$')
 
 
 class TestDeLiVER:
@@ -269,164 +246,6 @@ class TestZJU:
             opened(ZJUSource(root=str(tmp_path), split='val'))[0]
 
 
-class TestPolarization:
-    """Against light of known Stokes parameters behind ideal polarizers."""
-
-    DEGREE = np.array([[0.1, 0.5, 0.9, 1.0, 0.5, 0.7]])
-    ANGLE = np.radians([[0.0, 30.0, 45.0, 90.0, 120.0, 175.0]])
-    S0 = 200.0
-
-    def images(self):
-        """By Malus: I(a) = S0 / 2 * (1 + DoLP * cos(2 * (AoLP - a)))."""
-        views = [self.S0 / 2 * (1 + self.DEGREE * np.cos(2 * (self.ANGLE - np.radians(angle))))
-                 for angle in ANGLES]
-        return [np.dstack([view] * 3).round().astype(np.uint8) for view in views]
-
-    def test_degree(self):
-        found = MEASURES['dolp'](self.images())[..., 0] / 255
-        np.testing.assert_allclose(found, self.DEGREE, atol=0.01)
-
-    def test_angle_of_half_a_turn(self):
-        found = MEASURES['aolp'](self.images())[..., 2] / 255 * np.pi
-        apart = (found - self.ANGLE + np.pi / 2) % np.pi - np.pi / 2  # 0 and 180 degrees are one
-        assert np.abs(np.degrees(apart)).max() < 3.5  # 10 % polarized: one count is 3 degrees
-        assert np.abs(np.degrees(apart[self.DEGREE >= 0.5])).max() < 1
-
-    def test_vector_is_the_robots(self):
-        found = MEASURES['vector'](self.images()).astype(float) * 2 / 255 - 1
-        meant = np.dstack([self.DEGREE, np.sin(2 * self.ANGLE), np.cos(2 * self.ANGLE)])
-        np.testing.assert_allclose(found[:, 1:], meant[:, 1:], atol=0.03)
-
-    def test_each_color_is_measured_alone(self):
-        images = self.images()
-        images[0][..., 1] = images[2][..., 1]
-        degree = MEASURES['dolp'](images)
-        np.testing.assert_array_equal(degree[..., 0], degree[..., 2])
-        assert (degree[..., 1] != degree[..., 0]).any()
-
-    def test_black_is_unpolarized(self):
-        black = [np.zeros((2, 2, 3), np.uint8)] * 4
-        assert not MEASURES['dolp'](black).any() and not MEASURES['aolp'](black).any()
-
-    def test_saturated_views_do_not_wrap(self):
-        views = [np.full((1, 1, 3), value, np.uint8) for value in (255, 0, 0, 0)]
-        assert MEASURES['dolp'](views)[0, 0, 0] == 255
-
-    @pytest.mark.parametrize('aux', sorted(MEASURES))
-    def test_a_mirror_inverts_the_odd_channels(self, aux):
-        views = self.images()
-        seen = MEASURES[aux](views).astype(int)
-        mirrored = MEASURES[aux]([views[0], views[3], views[2], views[1]]).astype(int)
-        for channel in range(3):
-            expected = 255 - seen if channel in ODD_CHANNELS[aux] else seen
-            apart = np.abs(mirrored - expected)[..., channel]
-            turn = 255 if aux == 'aolp' else 1000  # angles wrap
-            assert np.minimum(apart, turn - apart).max() <= 1
-
-
-class TestUrbanLF:
-    @pytest.mark.parametrize('names', [('real', 'Syn'), ('Real', 'syn'),
-                                       ('UrbanLF-Real', 'UrbanLF_Syn')])
-    def test_colors_and_arrays_become_ids(self, tmp_path, names):
-        ids = mini.write_urbanlf(tmp_path)
-        for old, new in zip(('real', 'Syn'), names, strict=True):
-            (tmp_path / old).rename(tmp_path / new)
-        samples = opened(UrbanLFSource(root=str(tmp_path)))
-        assert_labels(samples, ids)
-        assert {dict(samples[n].conditions)['part'] for n in range(3)} == {'real', 'syn'}
-
-    @pytest.mark.parametrize(('part', 'count', 'official'), [
-        ('real', 2, 580), ('syn', 1, 172), ('both', 3, 752)])
-    def test_parts_can_be_taken_alone(self, tmp_path, part, count, official):
-        mini.write_urbanlf(tmp_path)
-        samples = opened(UrbanLFSource(root=str(tmp_path), part=part))
-        assert len(samples) == count and samples.expected() == official
-
-    def test_rgb_is_the_center_and_aux_the_view(self, tmp_path):
-        mini.write_urbanlf(tmp_path)
-        first, other = (opened(UrbanLFSource(root=str(tmp_path), part='syn', view=view))[0]
-                        for view in ('1_1', '9_9'))
-        np.testing.assert_array_equal(first.rgb, mini.noise(205, 20, 28, 3))
-        np.testing.assert_array_equal(first.aux, mini.noise(201, 20, 28, 3))
-        np.testing.assert_array_equal(other.aux, mini.noise(209, 20, 28, 3))
-        assert first.modality == 'lightfield'
-
-    def test_withheld_labels_are_told(self, tmp_path):
-        mini.write_urbanlf(tmp_path, split='test', labels=False)
-        with raises_sentence('keeps to itself'):
-            opened(UrbanLFSource(root=str(tmp_path), split='test'))
-
-    def test_the_test_split_is_one_only_with_labels(self, tmp_path):
-        source = UrbanLFSource(root=str(tmp_path))
-        mini.write_urbanlf(tmp_path, split='test', labels=False)
-        assert UrbanLF.splits_of(source) == ('train', 'val')
-        mini.write_urbanlf(tmp_path, split='test')
-        assert UrbanLF.splits_of(source) == ('train', 'val', 'test')
-
-    def test_a_color_of_no_class_is_named(self, tmp_path):
-        mini.write_urbanlf(tmp_path)
-        path = tmp_path / 'real' / 'train' / 'Image10' / 'label.png'
-        mini.save(path, np.full((18, 26, 3), 7, np.uint8))
-        with raises_sentence(r'color \(7, 7, 7\)'):
-            opened(UrbanLFSource(root=str(tmp_path)))[0]
-
-    @pytest.mark.parametrize(('array', 'text'), [
-        (np.full((20, 28), 15, np.uint8), 'value 15'),
-        (np.full((20, 28), -1, np.int64), 'value -1'),
-        (np.full((20, 28), 300, np.int64), 'value 300'),
-        (np.zeros((20, 28), np.float32), 'float32'),
-        (np.zeros(20, np.uint8), 'expected integers'),
-        (np.zeros((0, 28), np.uint8), 'expected integers'),
-        (np.zeros((1, 9000), np.uint8), 'expected integers'),
-    ])
-    def test_a_strange_array_is_refused(self, tmp_path, array, text):
-        mini.write_urbanlf(tmp_path)
-        np.save(tmp_path / 'Syn' / 'train' / 'Bus1' / '5_5_label.npy', array)
-        with raises_sentence(text):
-            opened(UrbanLFSource(root=str(tmp_path), part='syn'))[0]
-
-    @pytest.mark.parametrize('dtype', [np.uint8, np.int32, np.int64])
-    def test_wider_integers_and_a_single_channel_are_read(self, tmp_path, dtype):
-        ids = mini.write_urbanlf(tmp_path)
-        path = tmp_path / 'Syn' / 'train' / 'Bus1' / '5_5_label.npy'
-        np.save(path, np.load(path).astype(dtype)[..., None])
-        assert_labels(opened(UrbanLFSource(root=str(tmp_path), part='syn')),
-                      {'syn/Bus1': ids['syn/Bus1']})
-
-    def test_a_pickle_is_never_loaded(self, tmp_path):
-        mini.write_urbanlf(tmp_path)
-        path, told = tmp_path / 'Syn' / 'train' / 'Bus1' / '5_5_label.npy', tmp_path / 'told'
-        for write in (lambda: path.write_bytes(pickle.dumps(_Malice(told))),
-                      lambda: np.save(path, np.array([_Malice(told)], object), allow_pickle=True)):
-            write()
-            with pytest.raises(CorruptImage, match='cannot be read as an array'):
-                opened(UrbanLFSource(root=str(tmp_path), part='syn'))[0]
-        assert not told.exists()
-
-    def test_a_head_that_promises_more_than_the_file_is_refused(self, tmp_path):
-        mini.write_urbanlf(tmp_path)
-        path = tmp_path / 'Syn' / 'train' / 'Bus1' / '5_5_label.npy'
-        with open(path, 'wb') as file:
-            np.lib.format.write_array_header_1_0(
-                file, {'descr': '|u1', 'fortran_order': False, 'shape': (10**6, 10**7)})
-        with pytest.raises(CorruptImage):
-            opened(UrbanLFSource(root=str(tmp_path), part='syn'))[0]
-
-    def test_a_missing_part_is_named(self, tmp_path):
-        mini.write_urbanlf(tmp_path)
-        (tmp_path / 'Syn').rename(tmp_path / 'elsewhere')
-        with raises_sentence('expected the scenes of UrbanLF.*part syn'):
-            opened(UrbanLFSource(root=str(tmp_path)))
-
-
-class _Malice:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 class TestCocoStuff:
     @pytest.mark.parametrize('kind', ['train_ids', 'raw', 'detectron2'])
     def test_ids_in_each_layout(self, tmp_path, kind):
@@ -495,13 +314,6 @@ def test_all_of_them_make_one_batch_for_a_joint_network(tmp_path):
         ('deliver', 'event'), ('nyu40', 'depth'), ('zju', 'polarization'),
         ('urbanlf', 'lightfield'), ('coco_stuff', 'thermal')}
     assert (batch.label[batch.label != 255] < 70).all() and (batch.label != 255).any()
-
-
-def test_undecodable_images_are_corrupt_not_fatal(tmp_path):
-    mini.write_urbanlf(tmp_path)
-    (tmp_path / 'real' / 'train' / 'Image10' / '5_5.png').write_bytes(b'no image')
-    with pytest.raises(CorruptImage):
-        opened(UrbanLFSource(root=str(tmp_path)))[0]
 
 
 def test_pillow_writes_what_opencv_reads(tmp_path):
