@@ -292,7 +292,7 @@ def test_a_night_is_at_most_four_tenths_as_bright_and_noisy():
     rgb = np.full((64, 64, 3), 200, np.uint8)
     for seed in range(12):
         dark = change_rgb(rgb, replace(STILL, p_rgb_dark=1, p_rgb_lamps=0), rng_of(seed))
-        assert 200 * 0.01 < dark.mean() < 200 * 0.42
+        assert 200 * 0.03 < dark.mean() < 200 * 0.42
         assert dark.std() > 1
 
 
@@ -309,7 +309,7 @@ def test_an_overexposed_image_is_mostly_white():
     rgb = rng_of().integers(90, 256, (48, 64, 3)).astype(np.uint8)
     for seed in range(8):
         found = change_rgb(rgb, replace(STILL, p_rgb_overexposed=1), rng_of(seed))
-        assert (found == 255).mean() > 0.9
+        assert (found == 255).mean() > 0.75
 
 
 def jitter_in_floats(rgb, brightness, contrast, saturation):

@@ -21,11 +21,11 @@ from rgbx_seg_train.data.sample import Image
 Rng = np.random.Generator
 Floats = NDArray[np.float32]
 
-DARK_LOW, DARK_HIGH = 0.03, 0.4  # of the displayed values of the day
+DARK_LOW, DARK_HIGH = 0.1, 0.4  # of the displayed values of the day
 PALE_LOW, PALE_HIGH = 0.3, 1.0  # of the saturation of the day
-UNLIT_LOW, UNLIT_HIGH = 0.3, 1.0  # of places that no lamp lights
+UNLIT_LOW, UNLIT_HIGH = 0.4, 1.0  # of places that no lamp lights
 TINTS = np.array([[1.2, 1.0, 0.7], [0.85, 1.0, 1.2], [1.0, 1.05, 0.9]])  # sodium, LED, fluorescent
-NOISE_LOW, NOISE_HIGH = 2.0, 10.0  # gray levels
+NOISE_LOW, NOISE_HIGH = 2.0, 9.0  # gray levels
 BLOTCHES = 4  # pixels: noise of colors survives a camera's smoothing in patches
 COLUMNS = 128  # light is computed on so coarse a grid
 MAX_LAMPS = 5

@@ -22,7 +22,7 @@ from rgbx_seg_train.data.sample import Image
 
 Rng = np.random.Generator
 
-OVEREXPOSED_LOW, OVEREXPOSED_HIGH = 3.0, 12.0  # gain
+OVEREXPOSED_LOW, OVEREXPOSED_HIGH = 2.0, 6.0  # gain
 LUMINANCE = np.array([[0.299, 0.587, 0.114]])
 
 

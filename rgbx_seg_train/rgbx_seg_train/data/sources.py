@@ -143,10 +143,14 @@ class Mixture:
 
     def __getitem__(self, n: int) -> Sample:
         """Return the nth sample of an endless row; CorruptImage if it cannot be read."""
+        sample, rng = self.original(n)
+        return augment(sample, self._config, self._data.height, self._data.width, rng)
+
+    def original(self, n: int) -> tuple[Sample, np.random.Generator]:
+        """Return the nth sample before it is augmented, and what then draws how."""
         rng = np.random.Generator(np.random.SFC64([self._seed, n]))
         samples, index = self._draw(n, rng)
-        sample = samples[index]
-        return augment(sample, self._config, self._data.height, self._data.width, rng)
+        return samples[index], rng
 
     def _draw(self, n: int, rng: np.random.Generator) -> tuple[Samples, int]:
         """Return which source and which sample of it is the nth."""
