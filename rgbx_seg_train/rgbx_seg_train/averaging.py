@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from rgbx_seg_train.distributed import like
+from rgbx_seg_train.distributed import like, part_here
 
 
 class AveragedWeights:
@@ -27,8 +27,8 @@ class AveragedWeights:
         """Move towards the model's weights; at first faster, to forget the random start."""
         decay = min(self.decay, (1 + step) / (10 + step)) if self.decay else 0.0
         state = model.state_dict()
-        torch._foreach_lerp_([self.tensors[n] for n in self._real],
-                             [state[n].detach() for n in self._real], 1 - decay)
+        torch._foreach_lerp_([part_here(self.tensors[n]) for n in self._real],
+                             [part_here(state[n].detach()) for n in self._real], 1 - decay)
         for name in self.tensors.keys() - set(self._real):
             self.tensors[name].copy_(state[name])
 

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType, set_seed
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from rgbx_seg_ros import RgbxSegError
@@ -40,8 +39,7 @@ def make_accelerator(settings: TrainConfig) -> Accelerator:
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     accelerator = Accelerator(cpu=not on_gpu, kwargs_handlers=[unused],
                               mixed_precision=settings.precision.replace('fp32', 'no'))
-    sharded = accelerator.distributed_type is DistributedType.FSDP
-    if sharded and accelerator.state.fsdp_plugin.fsdp_version != 2:
+    if is_sharded(accelerator) and accelerator.state.fsdp_plugin.fsdp_version != 2:
         raise RgbxSegError('the launcher asks for FSDP of version 1; expected version 2, whose '
                            'checkpoints are those of one process; add --fsdp_version 2.')
     return accelerator
@@ -52,17 +50,33 @@ def several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+class _Sum(torch.autograd.Function):
+    """A sum over processes; what is done with it in one of them matters to the values of all."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return _reduced(values, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _reduced(gradients[0], ctx.group), None
+
+
+def _reduced(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    values = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(values, group=group)
+    return values
+
+
 def sum_of_processes(values: Tensor) -> Tensor:
     """Return the sum over all processes; gradients flow back to each."""
-    return all_reduce(values) if several() else values
+    return _Sum.apply(values, None) if several() else values
 
 
 def total_of_processes(values: Tensor) -> Tensor:
     """Return the sum over all processes, without gradients."""
-    if several():
-        values = values.clone()
-        dist.all_reduce(values)
-    return values
+    return _reduced(values, None) if several() else values
 
 
 def of_all_processes(value: Any) -> list[Any]:
@@ -77,6 +91,16 @@ def of_all_processes(value: Any) -> list[Any]:
 def whole(tensor: Tensor) -> Tensor:
     """Return a tensor whose parts FSDP keeps in several processes; all of them must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def part_here(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process has: all of it without FSDP."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Return whether FSDP deals the weights out to the processes."""
+    return accelerator.distributed_type is DistributedType.FSDP
 
 
 def like(tensor: Tensor, other: Tensor) -> Tensor:
@@ -116,11 +140,11 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         # In a group of its own: it may not queue with the gradients in another order elsewhere.
         count = torch.full((1,), x.numel() // x.shape[1], device=x.device, dtype=x.dtype)
         sums = torch.cat([x.sum((0, 2, 3)), count])
-        sums = all_reduce(sums, group=_group())
+        sums = _Sum.apply(sums, _group())
         n = sums[-1].detach()
         mean = sums[:-1] / n
         centered = x - mean[:, None, None]
-        variance = all_reduce(centered.square().sum((0, 2, 3)), group=_group()) / n
+        variance = _Sum.apply(centered.square().sum((0, 2, 3)), _group()) / n
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean.detach(), self.momentum)

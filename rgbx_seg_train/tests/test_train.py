@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from small_runs import Stub, small_config, use_stub
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train import optimization, run, validation
+from rgbx_seg_train import learner, optimization, run, validation
 from rgbx_seg_train.averaging import AveragedWeights
 from rgbx_seg_train.checkpoint import Progress, load_checkpoint, load_model, save_checkpoint
 from rgbx_seg_train.config import TrainConfig
@@ -53,7 +53,7 @@ def test_training_learns_the_person_that_both_cameras_see(tmp_path):
 
 def test_zero_aux_hides_a_person_only_thermal_sees(tmp_path, monkeypatch):
     batches = []
-    for module in (run, validation):
+    for module in (learner, validation):
         monkeypatch.setattr(module, 'normalize',
                             lambda rgb, aux: batches.append(aux) or normalize(rgb, aux))
     train(small_config(tmp_path, 'data.zero_aux=true', 'train.steps=2', 'train.eval_every=2'))
