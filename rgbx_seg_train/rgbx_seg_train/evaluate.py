@@ -54,6 +54,8 @@ def evaluate(segmenter: Segmenter, sets: Sequence[Samples], zero_aux: bool = Fal
 class _Given:
     """A segmenter that is to be scored as it is."""
 
+    as_robot = True
+
     def __init__(self, segmenter: Segmenter) -> None:
         self._predict = RobotPredictor(segmenter)
 

@@ -78,6 +78,8 @@ class RobotPredictor:
 class BundleModel:
     """A bundle, which knows one modality and one set of classes."""
 
+    as_robot = True  # gets the second image at its own size
+
     def __init__(self, path: Path, backend: str = 'auto', precision: str = 'auto') -> None:
         """Open it in the engine that the robot would choose, or in the one that is named."""
         engine, manifest = open_engine(path, backend, precision)
@@ -113,7 +115,7 @@ class CheckpointModel:
 
     def __init__(self, path: Path, passes: Passes | None = None) -> None:
         """Load it; without `passes` it runs as on the robot, else as papers do."""
-        self.path, self._passes = path, passes
+        self.path, self._passes, self.as_robot = path, passes, passes is None
         self._model, self._checkpoint = load_model(path)
         self.config = self._checkpoint.config
         self.name, self.family = self.config.name, self.config.model.family

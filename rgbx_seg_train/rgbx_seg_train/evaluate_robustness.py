@@ -58,6 +58,8 @@ def shifted(image: Image, down: int, right: int) -> Image:
     """Return an image (H, W, C) moved by whole pixels, 0 where it then shows nothing."""
     moved = np.zeros_like(image)
     height, width = image.shape[:2]
+    if abs(down) >= height or abs(right) >= width:
+        return moved
     target = moved[max(down, 0):height + min(down, 0), max(right, 0):width + min(right, 0)]
     target[:] = image[max(-down, 0):height - max(down, 0), max(-right, 0):width - max(right, 0)]
     return moved

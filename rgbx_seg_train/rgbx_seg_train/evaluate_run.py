@@ -19,6 +19,8 @@ from rgbx_seg_ros.eval_result import PICTURES, BagResult
 from rgbx_seg_train.box_score import BoxScore
 from rgbx_seg_train.config import DataConfig
 from rgbx_seg_train.data.folder import FolderDataset
+from rgbx_seg_train.data.images import image_size
+from rgbx_seg_train.data.public import PublicSet
 from rgbx_seg_train.data.public_sets import PUBLIC_SETS
 from rgbx_seg_train.data.sample import Sample, Samples
 from rgbx_seg_train.data.sources import open_source
@@ -38,6 +40,8 @@ class DataSet(NamedTuple):
 
 class Subject(Protocol):
     """A model that can be scored."""
+
+    as_robot: bool  # whether it takes the second image at its own size, as robots have it
 
     def check(self, kind: Kind, data: DataConfig) -> None:
         """Raise RgbxSegError unless it can be scored on samples of a kind."""
@@ -66,7 +70,8 @@ class Evaluation(NamedTuple):
 
 def open_sets(sources: Sequence[Any], data: DataConfig) -> list[DataSet]:
     """Return the samples of sources at their own size; sources of one name count together."""
-    folders = Counter(Path(source.root).name for source in sources if source.kind == 'folder')
+    roots = {source.root for source in sources if source.kind == 'folder'}
+    folders = Counter(Path(root).name for root in roots)
     return [DataSet(_name_of(source, data, folders), open_source(source, data, native=True))
             for source in sources]
 
@@ -114,6 +119,22 @@ def _frames(sets: Sequence[DataSet], progress: bool) -> Iterator[tuple[str, Samp
                 bar.update()
 
 
+def as_seen(samples: Samples, index: int, sample: Sample) -> Sample:
+    """Return a sample with aux at the size of its file, if that is another one.
+
+    Training resizes aux to RGB's size first; the robot takes it straight to the network's.
+    """
+    while hasattr(samples, 'inner'):
+        samples = samples.inner
+    if not isinstance(samples, PublicSet):
+        return sample
+    entry = samples.entries[index]
+    if len(entry.aux) != 1 or image_size(entry.aux[0]) == sample.label.shape:
+        return sample
+    aux = samples.read_aux(entry)
+    return replace(sample, aux=aux.reshape(*aux.shape[:2], -1))
+
+
 class _Run:
     """Everything that fills up during the pass."""
 
@@ -133,13 +154,17 @@ class _Run:
         predict = self._model.predictor(kind, self._data)
         if self._options.zero_aux:
             sample = replace(sample, aux=np.zeros_like(sample.aux))
-        answer = predict(sample)
+        seen = sample
+        if self._model.as_robot and not self._options.zero_aux:
+            seen = as_seen(samples, index, sample)
+        answer = predict(seen)
         self._score.update(answer.label, sample, name)
-        self._set_run(name, sample, kind, stack).add(sample, answer)
+        self._set_run(name, sample, kind, stack).add(seen, answer)
         if isinstance(samples, FolderDataset) and infos_of(kind.classes, self._data) == CLASSES:
             self._boxes.update(answer.label, samples.boxes(index), sample.night)
         if index in spread(len(samples), self._options.robustness):
-            self._robustness.add(sample, answer.label, lambda other: predict(other).label, name)
+            label = answer.label if seen is sample else predict(sample).label
+            self._robustness.add(sample, label, lambda other: predict(other).label, name)
 
     def _set_run(self, name: str, sample: Sample, kind: Kind, stack: ExitStack) -> SetRun:
         if name not in self._runs:

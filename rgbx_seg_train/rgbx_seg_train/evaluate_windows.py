@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.segmenter import resize_to
+from rgbx_seg_train.data.augment import mirror
 from rgbx_seg_train.data.sample import Image, Sample
 from rgbx_seg_train.export_graph import read_images
 
@@ -113,19 +114,20 @@ class WholeImages:
         """Yield the logits (1, N, H, W) of each pass at the size of the label."""
         for scale in self._passes.scales:
             size = self._passes.size_for(native, self._network, scale)
-            rgb, aux = self._images(sample, size)
             for mirrored in (False, True)[:1 + self._passes.flip]:
-                logits = self._run(*(image.flip(-1) if mirrored else image
-                                     for image in (rgb, aux)))
+                logits = self._run(*self._images(sample, size, mirrored))
                 if mirrored:
                     logits = logits.flip(-1)
                 yield functional.interpolate(logits.float(), native, mode='bilinear',
                                              align_corners=False)
 
-    def _images(self, sample: Sample, size: Size) -> tuple[Tensor, Tensor]:
+    def _images(self, sample: Sample, size: Size, mirrored: bool) -> tuple[Tensor, Tensor]:
         """Return rgb and aux (1, 3, h, w) as the network reads them."""
+        pair = sample.rgb, sample.aux
+        if mirrored:
+            pair = mirror(sample.rgb), mirror(sample.aux, sample.odd_channels)
         arrays = (resize_to(np.ascontiguousarray(image), *size).reshape(1, *size, -1)
-                  for image in (sample.rgb, sample.aux))
+                  for image in pair)
         return read_images(*(torch.from_numpy(np.array(array)).to(self._device)
                              for array in arrays), self._zero_aux)
 

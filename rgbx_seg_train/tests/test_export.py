@@ -1,35 +1,30 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""Export and evaluation: the bundle is the checkpoint, and both are scored as the robot sees."""
+"""Export: the bundle is the checkpoint, and both are scored as the robot sees."""
 
 import json
 import sys
 
-import cv2
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-import yaml
-from small_runs import HEIGHT, WIDTH, Stub, small_config, use_stub, write_folder
+from small_runs import HEIGHT, WIDTH, Stub, small_config, use_stub
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import Graph, Scene, open_engine
 from rgbx_seg_ros.manifest import MODALITIES, load_bundle
-from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.segmenter import Segmenter
-from rgbx_seg_train import evaluate as evaluate_module
 from rgbx_seg_train import export as export_module
 from rgbx_seg_train import onnx_graph, parity
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
-from rgbx_seg_train.config import DataConfig, FolderSource
-from rgbx_seg_train.config_file import config_to_dict, parse_config
-from rgbx_seg_train.data.folder import FolderDataset
+from rgbx_seg_train.config import DataConfig
+from rgbx_seg_train.config_file import parse_config
 from rgbx_seg_train.data.rendered import RenderSettings, render_sample
-from rgbx_seg_train.data.sources import CLASS_SETS, open_source, stack
+from rgbx_seg_train.data.sources import open_source, stack
 from rgbx_seg_train.data.synthetic import aux_encoding
-from rgbx_seg_train.evaluate import evaluate, open_model
+from rgbx_seg_train.evaluate import evaluate
 from rgbx_seg_train.export import export
 from rgbx_seg_train.export_graph import BundleGraph
 from rgbx_seg_train.export_phases import Phases
@@ -207,90 +202,6 @@ def test_without_data_a_bundle_is_compared_on_noise(tmp_path):
     found = export(path, tmp_path / 'bundle', {}, empty).parity
     assert (found.samples, found.noise_pairs) == (0, 2)
     assert found.classes >= 4 and found.labels >= 0.999 and 0 < found.logits < 1e-5
-
-
-def test_checkpoint_and_bundle_are_scored_alike_at_the_images_own_size(tmp_path):
-    path, _, config = checkpoint(tmp_path, 'data.height=64', 'data.width=96')
-    export(path, tmp_path / 'bundle', {})
-    sets = [FolderDataset(config.data.test[0], 'thermal', CLASS_SETS['mfnet'])]
-    results, labels = [], []
-    for model in (path, tmp_path / 'bundle'):
-        engine, manifest, _ = open_model(model)
-        segmenter = Segmenter(engine, manifest)
-        results.append(evaluate(segmenter, sets))
-        labels.append([segmenter(s.rgb, s.aux).label for s in (sets[0][n] for n in range(4))])
-    assert results[0]['miou'] == pytest.approx(results[1]['miou'], abs=2e-3)
-    assert results[0]['frames'] == 4
-    confusion = Confusion(9)  # day and night, by hand
-    for n, label in enumerate(labels[1]):
-        assert label.shape == (HEIGHT, WIDTH)
-        confusion.update(label, sets[0][n].label)
-    assert results[1]['miou'] == confusion.miou(strict=True)
-    assert results[1]['miou_present'] == confusion.miou()
-
-
-class Oracle:
-    """Stands for a segmenter that knows the truth: the person is bright."""
-
-    def __init__(self, manifest):
-        self.manifest = manifest
-
-    def __call__(self, rgb, aux):
-        label = np.where(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) > 100, 2, 0).astype(np.uint8)
-        return type('Result', (), {'label': np.where(aux[..., 0] > 100, label, 0).astype(np.uint8)})
-
-
-def test_a_perfect_model_scores_one_and_a_blind_one_misses(tmp_path):
-    path, _, _ = checkpoint(tmp_path)
-    _, manifest, _ = open_model(path)
-    write_folder(tmp_path / 'boxed', boxes=True)
-    source = FolderSource(root=str(tmp_path / 'boxed'), boxes_dir='boxes')
-    sets = [FolderDataset(source, 'thermal', CLASS_SETS['mfnet'])]
-    result = evaluate(Oracle(manifest), sets)
-    assert result['miou_present'] == 1 and result['miou'] == pytest.approx(2 / 9)
-    assert result['miou_present_night'] == 1
-    assert result['box_score']['night']['person'] == {'boxes': 2, 'hit_rate': 1.0, 'inside': 1.0}
-    blind = evaluate(Oracle(manifest), sets, zero_aux=True)
-    assert blind['box_score']['all']['person']['hit_rate'] == 0
-    assert blind['iou']['person'] == 0
-
-
-def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
-    path, _, _ = checkpoint(tmp_path)
-    out = tmp_path / 'scores.json'
-    monkeypatch.setattr(sys, 'argv', ['rgbx_evaluate', str(path), '--out', str(out)])
-    assert evaluate_module.main() == 0
-    result = json.loads(out.read_text())
-    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith('miou '))
-    assert f'{100 * result["miou"]:.1f}' in line
-    assert result['split'] == 'test' and result['model'] == 'small'
-
-
-def test_a_bundle_needs_to_be_told_what_to_be_scored_on(tmp_path, monkeypatch, capsys):
-    path, _, _ = checkpoint(tmp_path)
-    export(path, tmp_path / 'bundle', {})
-    monkeypatch.setattr(sys, 'argv', ['rgbx_evaluate', str(tmp_path / 'bundle')])
-    assert evaluate_module.main() == 1
-    assert '--config' in capsys.readouterr().err
-
-
-def test_a_bundle_of_other_classes_than_the_datas_is_not_scored(tmp_path, monkeypatch, capsys):
-    path, _, config = checkpoint(tmp_path)
-    export(path, tmp_path / 'bundle', {})
-    other = tmp_path / 'bundle' / 'manifest.yaml'
-    other.write_text(other.read_text().replace('name: person', 'name: robot'))
-    (tmp_path / 'c.yaml').write_text(yaml.safe_dump(config_to_dict(config)))
-    monkeypatch.setattr(sys, 'argv', ['rgbx_evaluate', str(tmp_path / 'bundle'), '--config',
-                                      str(tmp_path / 'c.yaml')])
-    assert evaluate_module.main() == 1
-    assert 'knows the classes unlabeled, car, robot' in capsys.readouterr().err
-
-
-def test_scores_that_cannot_be_written_leave_nothing(tmp_path):
-    (tmp_path / 'out').mkdir()
-    with pytest.raises(OSError):
-        evaluate_module.write_json(tmp_path / 'out', {})
-    assert [p.name for p in tmp_path.iterdir()] == ['out']
 
 
 def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path):
