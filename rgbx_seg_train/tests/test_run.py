@@ -1,0 +1,230 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a run keeps, counts, writes down and refuses, with a two-layer network."""
+
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from small_runs import small_config, use_stub, write_folder
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_train import learner
+from rgbx_seg_train.checkpoint import load_checkpoint
+from rgbx_seg_train.config import TrainConfig
+from rgbx_seg_train.optimization import Plateau, make_optimizer
+from rgbx_seg_train.train import train
+
+
+@pytest.fixture(autouse=True)
+def stub_family(monkeypatch):
+    use_stub(monkeypatch)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+def log_of(config):
+    text = (Path(config.out) / config.name / 'log.jsonl').read_text(encoding='utf-8')
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_a_checkpoint_tells_configuration_step_versions_and_scores(tmp_path):
+    config = small_config(tmp_path)
+    train(config)
+    path = tmp_path / 'runs/small/last.safetensors'
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.config == config
+    assert (checkpoint.progress.step, checkpoint.progress.samples) == (6, 12)
+    assert checkpoint.metrics['miou'] == log_of(config)[-1]['miou']
+    header = json.loads(_metadata(path)['rgbx_seg'])
+    assert header['versions']['torch'] == torch.__version__
+    assert {'rgbx_seg_train', 'numpy', 'transformers', 'python'} <= header['versions'].keys()
+
+
+def _metadata(path):
+    from safetensors import safe_open
+
+    with safe_open(path, 'pt') as file:
+        return file.metadata()
+
+
+def test_as_many_of_the_latest_checkpoints_are_kept_as_asked(tmp_path):
+    train(small_config(tmp_path, 'train.keep_last=2', 'train.save_every=1'))
+    folder = tmp_path / 'runs/small'
+    kept = sorted(path.name for path in folder.glob('*.safetensors'))
+    assert kept == ['best.safetensors', 'last.safetensors', 'step_00000005.safetensors',
+                    'step_00000006.safetensors']
+    last, sixth = (load_file(folder / name) for name in (kept[1], kept[3]))
+    assert all(torch.equal(last[key], sixth[key]) for key in last)
+
+
+def test_epochs_count_passes_over_all_samples(tmp_path):
+    config = small_config(tmp_path, 'train.epochs=2.5', 'train.eval_every=0',
+                          'train.save_every=0', 'data.sampling=concatenated')
+    train(config)  # 4 samples, 2 a step
+    lines = log_of(config)
+    assert [line['step'] for line in lines if 'miou' in line] == [2, 4, 5]
+
+
+def test_accumulated_batches_take_the_samples_of_one_large_batch(tmp_path, monkeypatch):
+    names = {}
+    learn = learner.Learner._learn
+
+    def keep(self, batch, *args):
+        names.setdefault(self.config.name, []).extend(batch.names)
+        return learn(self, batch, *args)
+
+    monkeypatch.setattr(learner.Learner, '_learn', keep)
+    for name, size, parts in (('large', 4, 1), ('parts', 2, 2), ('single', 1, 4)):
+        train(small_config(tmp_path, f'name={name}', f'train.batch_size={size}',
+                           f'train.accumulate={parts}', 'train.steps=3'))
+    assert names['large'] == names['parts'] == names['single']
+    assert len(names['large']) == 12
+
+
+def test_a_resumed_run_goes_on_with_the_next_samples_when_its_batches_change(tmp_path, monkeypatch):
+    names = []
+    learn = learner.Learner._learn
+    monkeypatch.setattr(learner.Learner, '_learn', lambda self, batch, *args: (
+        names.extend(batch.names), learn(self, batch, *args))[1])
+    train(small_config(tmp_path, 'name=through', 'train.steps=6'))
+    through, names[:] = list(names), []
+    train(small_config(tmp_path, 'train.steps=3'))
+    train(small_config(tmp_path, 'train.steps=5', 'train.batch_size=3'), resume=True)
+    assert names == through
+
+
+def test_the_batch_behind_a_loss_that_is_no_number_is_kept_and_the_weights_are_not_spoiled(
+        tmp_path, monkeypatch):
+    config = small_config(tmp_path)
+    learn, weights = learner.Learner._learn, []
+
+    def diverge(self, batch, *args):
+        loss = learn(self, batch, *args)
+        weights.append({k: v.clone() for k, v in self.model.state_dict().items() if 'num' not in k})
+        batch.rgb[:] = 7
+        return loss * (math.nan if len(weights) == 4 else 1)
+
+    monkeypatch.setattr(learner.Learner, '_learn', diverge)
+    monkeypatch.setattr(learner.AveragedWeights, 'update',
+                        lambda self, model, step: weights[-1].update(after=step))
+    with pytest.raises(RgbxSegError, match=r'loss is nan in step 4.*not_finite\.npz'):
+        train(config)
+    assert 'after' in weights[2] and 'after' not in weights[3]
+    with np.load(tmp_path / 'runs/small/not_finite.npz', allow_pickle=False) as saved:
+        assert saved['step'] == 4
+        assert (saved['rgb'] == 7).all() and saved['rgb'].shape == (2, 32, 48, 3)
+        assert saved['label'].shape == (2, 32, 48) and len(saved['names']) == 2
+        assert set(saved['modality']) == {'thermal'}
+
+
+def test_tensorboard_shows_what_the_log_holds_and_pictures(tmp_path):
+    config = small_config(tmp_path)
+    train(config)
+    board = EventAccumulator(str(tmp_path / 'runs/small/tensorboard'))
+    board.Reload()
+    losses = [line['loss'] for line in log_of(config) if 'loss' in line]
+    assert [event.value for event in board.Scalars('loss')] == pytest.approx(losses)
+    assert [event.step for event in board.Scalars('miou')] == [3, 6]
+    assert board.Scalars('iou/person')
+    assert board.Images('validation/0')[0].width > 4 * 48 - 8
+
+
+def test_the_rate_falls_on_a_plateau_as_torchs_own_scheduler_has_it():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], 1.0)
+    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.8, patience=4)
+    plateau, config = Plateau(), TrainConfig(plateau_factor=0.8, plateau_patience=4)
+    rng = np.random.default_rng(0)
+    for step in range(200):
+        loss = math.nan if step == 50 else 1 / (1 + min(step, 20)) + 0.3 * rng.random()
+        plateau.update(loss, config)
+        oracle.step(loss)
+        assert plateau.factor == pytest.approx(optimizer.param_groups[0]['lr'])
+    assert plateau.factor < 0.1
+
+
+def test_a_run_on_a_plateau_remembers_it_when_it_resumes(tmp_path):
+    overrides = ('train.schedule=plateau', 'train.plateau_patience=0', 'train.lr=0',
+                 'train.eval_every=1', 'train.save_every=2', 'train.warmup=0', 'train.ema=0')
+    train(small_config(tmp_path, *overrides, 'train.steps=4'))
+    found = load_checkpoint(tmp_path / 'runs/small/last.safetensors').progress.plateau
+    # BatchNorm's statistics still move, so the loss may fall a little for a while.
+    assert found['factor'] in [pytest.approx(0.8 ** n) for n in range(5)]
+    config = small_config(tmp_path, *overrides, 'train.steps=6')
+    train(config, resume=True)
+    whole = small_config(tmp_path, *overrides, 'train.steps=6', 'name=whole')
+    train(whole)
+    expected = load_checkpoint(tmp_path / 'runs/whole/last.safetensors').progress.plateau
+    assert load_checkpoint(tmp_path / 'runs/small/last.safetensors').progress.plateau == expected
+
+
+def test_vectors_do_not_decay_and_a_frozen_model_is_refused():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    decay = [group['weight_decay'] for group in make_optimizer(model, TrainConfig()).param_groups]
+    assert decay == [0.01, 0.0]
+    assert make_optimizer(model, TrainConfig(optimizer='adam')).__class__ is torch.optim.Adam
+    with pytest.raises(RgbxSegError, match='no weights that are trained'):
+        make_optimizer(model.requires_grad_(False), TrainConfig())
+
+
+def test_fp16_without_a_gpu_is_refused_before_anything_loads(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    with pytest.raises(RgbxSegError, match='fp16, but there is no GPU'):
+        train(small_config(tmp_path, 'train.precision=fp16', 'data.train.0.root=/nowhere'))
+
+
+def test_text_for_a_network_that_reads_none_is_refused(tmp_path):
+    with pytest.raises(RgbxSegError, match='class_embeddings .* reads no text'):
+        train(small_config(tmp_path, 'train.class_embeddings=x.safetensors'))
+
+
+def test_a_compiled_network_learns_the_same(tmp_path, monkeypatch):
+    # Compiled code draws its own random numbers.
+    monkeypatch.setattr(torch.nn.functional, 'dropout', lambda x, *args: x)
+    for name in ('plain', 'compiled'):
+        train(small_config(tmp_path, f'name={name}', f'train.compile={name == "compiled"}'.lower(),
+                           'train.steps=2', 'train.eval_every=2'))
+        AcceleratorState._reset_state(True)
+    plain, compiled = (load_file(tmp_path / f'runs/{name}/last.safetensors')
+                       for name in ('plain', 'compiled'))
+    assert plain.keys() == compiled.keys()
+    losses = [[line['loss'] for line in map(json.loads, (
+        tmp_path / f'runs/{name}/log.jsonl').read_text().splitlines()) if 'loss' in line]
+        for name in ('plain', 'compiled')]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_corrupt_image_in_the_middle_is_named_counted_and_skipped(tmp_path, capsys):
+    root = write_folder(tmp_path / 'images', names=[f'{n:05}D' for n in range(12)])
+    (root / 'rgb/00004D.png').write_bytes(b'no image')
+    config = small_config(tmp_path, 'train.max_corrupt=0.5', 'train.steps=20', 'data.validate=[]')
+    train(config)
+    told = ''.join(capsys.readouterr())
+    assert told.count('00004D.png') == 1 and 'cannot be decoded' in told
+    assert log_of(config)[-2]['corrupt'] == 1
+    assert '1 corrupt samples skipped' in told
+
+
+def test_too_many_corrupt_images_end_the_run(tmp_path):
+    root = write_folder(tmp_path / 'images', names=[f'{n:05}D' for n in range(12)])
+    for n in range(3, 12):
+        (root / f'thermal/{n:05}D.png').write_bytes(b'no image')
+    with pytest.raises(RgbxSegError, match='at most'):
+        train(small_config(tmp_path, 'train.steps=50', 'data.validate=[]'))
+
+
+def test_a_strange_label_ends_the_run_before_the_first_step(tmp_path):
+    root = write_folder(tmp_path / 'images', names=[f'{n:05}D' for n in range(12)])
+    cv2.imwrite(str(root / 'label/00011D.png'), np.full((32, 48), 77, np.uint8))
+    with pytest.raises(RgbxSegError, match='00011D.png.* 77'):
+        train(small_config(tmp_path))
+    assert not (tmp_path / 'runs').exists()
