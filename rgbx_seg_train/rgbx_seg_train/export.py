@@ -42,11 +42,12 @@ from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.evaluate import write_json
-from rgbx_seg_train.export_phases import Phases, peak_bytes
-from rgbx_seg_train.export_scores import Measured, measure, read_scores, tell_scores
+from rgbx_seg_train.export_phases import Phases
+from rgbx_seg_train.export_report import Report, tell
+from rgbx_seg_train.export_scores import Measured, measure, read_scores
 from rgbx_seg_train.onnx_graph import OPSET, node_counts, to_onnx
 from rgbx_seg_train.pairs import PairSet, modality_of
-from rgbx_seg_train.parity import TIE, TIE_HALVED, Parity, compare
+from rgbx_seg_train.parity import TIE, TIE_HALVED, compare
 from rgbx_seg_train.variant_maker import FORMS, Made, Pairs, add_variants
 from rgbx_seg_train.variants import (
     CALIBRATION_PAIRS,
@@ -54,7 +55,6 @@ from rgbx_seg_train.variants import (
     form_names,
     open_both,
     read_both,
-    tell_forms,
 )
 
 PARITY_SAMPLES = 4
@@ -76,26 +76,7 @@ class Checks:
 
 
 NO_CHECKS = Checks()
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an export made, and what it took."""
-
-    name: str
-    family: str
-    preset: str
-    parameters: int  # of the model for one modality
-    opset: int
-    scene_every: int
-    fp16_weights: bool
-    bytes: Mapping[str, int]  # by file
-    nodes: Mapping[str, Mapping[str, int]]  # by ONNX file and type
-    parity: Parity
-    seconds: Mapping[str, float]  # by phase
-    peak_bytes: Mapping[str, int]  # of the process, from its start to the end of each phase
-    scores: Measured | None = None  # None: it was not asked for
-    forms: tuple[Made, ...] = ()
+Opened = tuple[PairSet | None, PairSet] | None  # to calibrate and to measure on
 
 
 def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
@@ -125,24 +106,17 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
         with phases('parity'):
             parity = compare(graph, bundle, samples, TIE_HALVED if halved else TIE)
             parity.refuse(str(checkpoint), logits_too=not halved)
-        sizes = {file.name: file.stat().st_size for file in sorted(bundle.iterdir())}
-        measured, forms = None, []
-        if opened is not None:
-            with phases('score'):
-                measured = _score(str(checkpoint), graph, bundle, opened[1])
-            sizes[MANIFEST_FILE] = (bundle / MANIFEST_FILE).stat().st_size
-        if opened is not None and checks.forms:
-            with phases('forms'):
-                pairs = Pairs(*read_both(*opened, manifest))
-                forms = add_variants(bundle, checks.forms, pairs,
-                                     tell=print if progress else lambda text: None)
+        measured = _score(str(checkpoint), graph, bundle, opened, phases)
+        forms = _add_forms(bundle, manifest, checks.forms, opened, phases)
+        sizes = {file.name: file.stat().st_size for file in sorted(bundle.iterdir())
+                 if file.is_file()}
         replace_folder(bundle, out, ours=(MANIFEST_FILE,))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     return Report(manifest.name, manifest.family, config.model.preset,
                   sum(p.numel() for p in graph.parameters()), OPSET, config.export.scene_every,
-                  halved, sizes, nodes, parity, phases.seconds,
-                  phases.peak_bytes, measured, tuple(forms))
+                  halved, sizes, nodes, parity, phases.seconds, phases.peak_bytes, measured,
+                  forms)
 
 
 def _load(checkpoint: Path, overrides: Sequence[str], weights: Path
@@ -176,8 +150,7 @@ def _load(checkpoint: Path, overrides: Sequence[str], weights: Path
     return graph, config, replace(manifest, scene=SceneGraph('', width, every))
 
 
-def _open(checks: Checks, config: Config, manifest: Manifest
-          ) -> tuple[PairSet | None, PairSet] | None:
+def _open(checks: Checks, config: Config, manifest: Manifest) -> Opened:
     """Return the pairs to calibrate and to measure on; None if nothing is asked for."""
     if checks.evaluate is None and not checks.forms:
         return None
@@ -186,14 +159,28 @@ def _open(checks: Checks, config: Config, manifest: Manifest
                      checks.evaluate or config, manifest, checks.counts)
 
 
-def _score(origin: str, graph: export_graph.BundleGraph, bundle: Path, pairs: PairSet) -> Measured:
+def _score(origin: str, graph: export_graph.BundleGraph, bundle: Path,
+           opened: Opened, phases: Phases) -> Measured | None:
     """Write what a bundle scores into its manifest; raise if that is not what torch scores."""
-    measured = measure(graph, bundle, pairs)
+    if opened is None:
+        return None
+    with phases('score'):
+        measured = measure(graph, bundle, opened[1])
     measured.refuse(origin)
     manifest = load_bundle(bundle)
     save_manifest(bundle, replace(manifest, scored_on=measured.source, scores={
         **manifest.scores, **measured.to_manifest()}))
     return measured
+
+
+def _add_forms(bundle: Path, manifest: Manifest, names: Sequence[str], opened: Opened,
+               phases: Phases) -> tuple[Made, ...]:
+    """Add the forms that are asked for to a bundle that is being made."""
+    if opened is None or not names:
+        return ()
+    with phases('forms'):
+        pairs = Pairs(*read_both(*opened, manifest))
+        return tuple(add_variants(bundle, names, pairs, tell=lambda text: None))
 
 
 def _public(config: Config) -> Config:
@@ -287,33 +274,6 @@ def _checks(args: Any) -> Checks:
     forms = form_names([word for word in args.variants.split(',') if word])
     return Checks(args.evaluate, args.calibrate, tuple(forms),
                   (args.calibration_pairs, args.evaluation_pairs))
-
-
-def tell(out: Path, report: Report, nodes: bool = False) -> str:
-    """Return a report as text, with the node counts if `nodes`."""
-    parity, seconds = report.parity, report.seconds
-    sizes = ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in report.bytes.items()
-                      if name != MANIFEST_FILE)
-    noise = f' and {parity.noise_pairs} of noise' * bool(parity.noise_pairs)
-    lines = [
-        f'{out}: {sum(report.bytes.values()) / 1e6:.1f} MB ({sizes}), opset {report.opset}',
-        f'parity: {100 * parity.labels:.3f} % of the labels as in torch ({parity.classes} classes '
-        f'seen in {parity.samples} pairs{noise}; {100 * parity.ties:.3f} % are ties), logits '
-        f'within {parity.logits:.1e} of the largest',
-        'seconds: ' + ', '.join(f'{name} {value:.1f}' for name, value in seconds.items())
-        + f'; {sum(seconds.values()):.1f} in all',
-        f'peak memory: {peak_bytes() / 1e9:.2f} GB',
-    ]
-    if report.scores:
-        lines.append(tell_scores(report.scores))
-    if report.forms:
-        own = sum(size for name, size in report.bytes.items() if name in report.nodes)
-        lines.append(tell_forms(report.forms, own))
-    if nodes:
-        lines += [f'{file}: {sum(counts.values())} nodes: '
-                  + ', '.join(f'{count} {kind}' for kind, count in counts.items())
-                  for file, counts in report.nodes.items()]
-    return '\n'.join(lines)
 
 
 def main() -> int:

@@ -118,7 +118,7 @@ def chosen_channels(config: Config) -> tuple[int, ...]:
 
 
 def _cut(merged: nn.Module, chosen: Sequence[int]) -> bool:
-    """Leave only some classes in the last convolution; tell whether there is one."""
+    """Leave only some classes before logits are enlarged; tell whether the place is known."""
     heads = [part for part in merged.modules() if isinstance(part, SegformerHead)]
     for head in heads:
         whole = head.classify
@@ -127,4 +127,19 @@ def _cut(merged: nn.Module, chosen: Sequence[int]) -> bool:
         head.classify.weight = nn.Parameter(whole.weight.detach()[rows].clone())
         if whole.bias is not None:
             head.classify.bias = nn.Parameter(whole.bias.detach()[rows].clone())
+    network = getattr(merged, 'network', None)
+    if not heads and isinstance(decoder := getattr(network, 'decoder', None), nn.Module):
+        network.decoder = _Chosen(decoder, chosen)
+        return True
     return bool(heads)
+
+
+class _Chosen(nn.Module):
+    """A decoder of which some channels are wanted."""
+
+    def __init__(self, decoder: nn.Module, chosen: Sequence[int]) -> None:
+        super().__init__()
+        self.decoder, self.chosen = decoder, list(chosen)
+
+    def forward(self, *inputs: object) -> Tensor:
+        return self.decoder(*inputs)[:, self.chosen]
