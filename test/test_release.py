@@ -178,7 +178,7 @@ def test_wheels_are_complete(source, wheels):
         assert told['Requires-Python'] == '>=3.10'
         assert told['Summary'] and told['Author'] and told.get_all('Classifier')
         assert told['Description-Content-Type'] == 'text/markdown' and told.get_payload().strip()
-    configs = {path.name for path in (ROOT / 'rgbx_seg_train/configs').iterdir()}
+    configs = {path.name for path in (ROOT / 'rgbx_seg_train/configs').rglob('*.yaml')}
     names = zipfile.ZipFile(wheels['rgbx_seg_train']).namelist()
     assert {Path(name).name for name in names if '/share/rgbx_seg_train/' in name} == configs
 
