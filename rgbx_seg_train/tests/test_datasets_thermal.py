@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,21 +14,24 @@ import cv2
 import miniature
 import numpy as np
 import pytest
-from small_runs import small_config, write_folder
+from PIL import Image
+from small_runs import small_config, use_stub, write_folder
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.config import DataConfig, FolderSource
-from rgbx_seg_train.config_file import parse_config
+from rgbx_seg_train.config_file import config_to_dict, parse_config
 from rgbx_seg_train.config_sources import FMBSource, MFNetSource, MSRSSource, PST900Source
 from rgbx_seg_train.data.check import verify
+from rgbx_seg_train.data.images import image_size, read_color
 from rgbx_seg_train.data.labels import CLASS_SETS, translation
 from rgbx_seg_train.data.pst900 import fill_holes
 from rgbx_seg_train.data.public_sets import PUBLIC_SETS
 from rgbx_seg_train.data.sample import CorruptImage
 from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.data.synthetic import aux_encoding
+from rgbx_seg_train.train import main as train_main
 
 WRITERS = {
     'mfnet': (miniature.mfnet, MFNetSource), 'mfnet_split': (miniature.mfnet_split, MFNetSource),
@@ -239,7 +244,9 @@ BREAKS = [
     ('mfnet', lambda r: (r / 'labels' / '00001D.png').write_bytes(b''), CorruptImage, 'decoded'),
     ('mfnet', lambda r: (r / 'images' / '00001D.png').write_bytes(b''), CorruptImage, 'decoded'),
     ('mfnet', lambda r: miniature.save(np.zeros((24, 32, 3), np.uint8), r / 'images/00001D.png'),
-     RgbxSegError, r'uint8 \(24, 32, 3\); expected uint8 of 4 channels'),
+     CorruptImage, r'uint8 \(24, 32, 3\); expected uint8 of 4 channels'),
+    ('mfnet_split', lambda r: cv2.imwrite(str(r / 'ther/00001D.tif'), np.zeros((24, 32)))
+     and (r / 'ther/00001D.jpg').unlink(), CorruptImage, 'ther/00001D.tif: .*float64'),
     ('mfnet', lambda r: miniature.save(np.full((24, 32), 9, np.uint8), r / 'labels/00001D.png'),
      RgbxSegError, 'the value 9'),
     ('mfnet', lambda r: miniature.save(np.full((24, 32), 255, np.uint8), r / 'labels/00001D.png'),
@@ -469,3 +476,53 @@ def test_a_broken_memory_is_made_anew(tmp_path, content):
     memory.write_bytes(content)
     verified(tmp_path, sources)
     assert memory.read_bytes() == before
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png'])
+@pytest.mark.parametrize('orientation', [None, 1, 3, 6, 8])
+def test_the_size_in_an_images_head_is_that_of_its_pixels_also_of_upright_photos(
+        tmp_path, suffix, orientation):
+    image, path = Image.fromarray(np.zeros((20, 30, 3), np.uint8)), tmp_path / f'image{suffix}'
+    exif = image.getexif()
+    if orientation:
+        exif[0x0112] = orientation
+    image.save(path, exif=exif)
+    assert image_size(path) == read_color(path).shape[:2]
+
+
+# --- what the command says
+
+def strange_label(root):
+    miniature.save(np.full((24, 32), 99, np.uint8),
+                   root / 'train' / 'Segmentation_labels' / '00002N.png')
+
+
+def small_label(root):
+    miniature.save(np.zeros((12, 16), np.uint8),
+                   root / 'train' / 'Segmentation_labels' / '00002N.png')
+
+
+@pytest.mark.parametrize('break_it, override, words', [
+    (strange_label, '', '00002N.png: the label has the value 99'),
+    (small_label, '', '00002N.png: the label is 16x12 and the RGB image 32x24'),
+    (lambda root: (root / 'train' / 'ir' / '00001D.png').unlink(), '', 'ir/00001D.png: no such'),
+    (lambda root: (root / 'train').rename(root / 'training'), '', 'train/vi: no such folder'),
+    (lambda root: None, 'model.family=segrgbx model.modalities=[depth]',
+     'second images are thermal, the model is built for depth'),
+])
+def test_training_ends_with_a_sentence_before_its_first_step(
+        tmp_path, monkeypatch, capsys, break_it, override, words):
+    use_stub(monkeypatch)
+    miniature.msrs(tmp_path / 'msrs')
+    break_it(tmp_path / 'msrs')
+    sources = [{'kind': 'msrs', 'root': str(tmp_path / 'msrs')}]
+    path = tmp_path / 'config.yaml'
+    config = config_to_dict(small_config(tmp_path))
+    config['data'].update(train=sources, validate=sources, test=sources)
+    path.write_text(json.dumps(config))  # JSON is YAML
+    monkeypatch.setattr(sys, 'argv', ['rgbx_train', str(path), *override.split()])
+    assert train_main() == 1
+    error = capsys.readouterr().err
+    assert words in error and error.splitlines()[-1].startswith('rgbx_train: error: ')
+    assert sum('error' in line for line in error.splitlines()) == 1
+    assert not list(tmp_path.rglob('*.safetensors')) and not list(tmp_path.rglob('log.jsonl'))

@@ -68,7 +68,9 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return height and width from the head of an image, as `read_color` will give it."""
     try:
         with Pillow.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION) in TRANSPOSED
+            # Asked for what a PNG does not have, Pillow would decode it to its end.
+            exif = image.getexif() if 'exif' in image.info else {}
+            turned = exif.get(EXIF_ORIENTATION) in TRANSPOSED
             return image.size if turned else image.size[::-1]
     except BROKEN:
         raise _corrupt(path) from None

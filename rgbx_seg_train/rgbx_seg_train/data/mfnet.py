@@ -29,7 +29,7 @@ from rgbx_seg_train.data.public import (
     read_names,
     time_in_name,
 )
-from rgbx_seg_train.data.sample import Image
+from rgbx_seg_train.data.sample import CorruptImage, Image
 
 _IDS = id_table({raw: raw for raw in range(9)})
 MIRRORED = '_flip'
@@ -70,7 +70,7 @@ class MFNet(PublicSet):
             return super().read_pair(entry)
         both = read_raw(entry.rgb)
         if both.shape[2:] != (4,) or both.dtype != np.uint8:
-            raise RgbxSegError(f'{entry.rgb}: {both.dtype} {both.shape}; expected uint8 of 4 '
+            raise CorruptImage(f'{entry.rgb}: {both.dtype} {both.shape}; expected uint8 of 4 '
                                'channels, thermal the fourth; replace it.')
         return np.ascontiguousarray(both[..., :3]), np.ascontiguousarray(both[..., 3])
 

@@ -158,7 +158,7 @@ def read_aux_image(path: Path, modality: str) -> Image:
     try:
         return to_uint8(raw, aux_encoding(modality))
     except RgbxSegError as error:
-        raise RgbxSegError(f'{path}: {error}') from None
+        raise CorruptImage(f'{path}: {error}') from None
 
 
 def pair_up(folders: Sequence[Path], names: Iterable[str] | None = None
