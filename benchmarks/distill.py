@@ -70,7 +70,7 @@ def compare(case: str, seed: int, args: Arguments, teacher: Path) -> Row:
               f'train.lr={args.lr}')
     scores = [run(f'{case}_{seed}_{way}', args.out, STUDENT, args.steps,
                   [*common, f'distill.teacher={path}', *args.set])
-              for way, path in (('without', ''), ('taught', teacher))]
+              for way, path in (('without', "''"), ('taught', teacher))]
     return Row(case, seed, *scores)
 
 

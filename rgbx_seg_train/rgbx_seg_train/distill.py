@@ -39,8 +39,12 @@ DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 class Teacher:
     """A trained model that adds a term to a student's loss; neither changes it."""
 
-    def __init__(self, config: Config, student: nn.Module, device: torch.device | str) -> None:
+    def __init__(self, config: Config, student: nn.Module, device: torch.device | str,
+                 weights: Tensor | None = None) -> None:
         """Load the teacher of `config.distill` and listen to the feature maps of both.
+
+        weights: (N,) of the student's classes, as the loss of the labels has them, or None. A pixel
+        counts by that of the class that the teacher sees there: else roads drown persons.
 
         Raises:
             RgbxSegError: no such checkpoint, or it does not know a modality or the classes of the
@@ -62,6 +66,7 @@ class Teacher:
                                f'and the teacher was built for {", ".join(known)}; expected one '
                                'that knows it; choose another teacher or leave the source out.')
         self._channels = shared_channels(checkpoint.config.data, config.data)
+        self._weights = weights if weights is None else weights.to(device)
         self._own_size = (checkpoint.config.data.height, checkpoint.config.data.width)
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
         self._model = model.requires_grad_(False).to(device, memory_format=layout)
@@ -85,12 +90,14 @@ class Teacher:
 
     def _of_logits(self, student: Tensor, given: Tensor, batch: Batch) -> Tensor:
         """Return the divergence among the classes that both know."""
-        temperature = self._settings.temperature
-        if UNLABELED not in self._channels:
-            return divergence(student, given[:, list(self._channels)], temperature)
         own = [n for n, channel in enumerate(self._channels) if channel != UNLABELED]
-        there = [self._channels[n] for n in own]
-        return divergence(student[:, own], given[:, there], temperature, self._say(batch, student))
+        given = given[:, [self._channels[n] for n in own]]
+        weight = given.new_ones((given.shape[0], *given.shape[2:]))
+        if self._weights is not None:
+            weight = torch.einsum('c,bchw->bhw', self._weights[own], given.softmax(1))
+        if len(own) < len(self._channels):
+            weight = weight.where(self._say(batch, student), 0.0)
+        return divergence(student[:, own], given, self._settings.temperature, weight)
 
     @torch.no_grad()
     def _ask(self, logits: Tensor, rgb: Tensor, aux: Tensor, batch: Batch) -> Tensor:
@@ -148,19 +155,15 @@ class Tap:
         self._handle.remove()
 
 
-def divergence(student: Tensor, teacher: Tensor, temperature: float,
-               say: Tensor | None = None) -> Tensor:
-    """Return T^2 KL(teacher || student) of logits (B, C, h, w), a mean over the pixels.
+def divergence(student: Tensor, teacher: Tensor, temperature: float, weight: Tensor) -> Tensor:
+    """Return T^2 KL(teacher || student) of logits (B, C, h, w), a mean over weighted pixels.
 
-    say: (B, h, w), False where the teacher is not asked. T^2 keeps the gradient's size when T
-    changes.
+    weight: (B, h, w), at least 0. T^2 keeps the gradient's size when T changes.
     """
     mine = functional.log_softmax(student / temperature, 1)
     other = functional.log_softmax(teacher / temperature, 1)
     pixels = functional.kl_div(mine, other, reduction='none', log_target=True).sum(1)
-    if say is None:
-        return temperature ** 2 * pixels.mean()
-    return temperature ** 2 * pixels.where(say, 0.0).sum() / say.sum().clamp(min=1)
+    return temperature ** 2 * (weight * pixels).sum() / weight.sum().clamp(min=1e-6)
 
 
 def dissimilarity(student: Tensor, teacher: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Learner:
             restore_optimizer(self.model, self._optimizer.optimizer, checkpoint.group('optimizer'))
             self.averaged.load(checkpoint.group('ema'))
         self.network.train()
-        self._teacher = (Teacher(config, self.model, accelerator.device)
+        self._teacher = (Teacher(config, self.model, accelerator.device, objective.weights)
                          if config.distill.teacher else None)
 
     def close(self) -> None:

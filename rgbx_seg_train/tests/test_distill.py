@@ -92,18 +92,20 @@ def oracle(student: np.ndarray, teacher: np.ndarray, temperature: float) -> np.n
 def test_divergence_is_the_definition_times_the_square_of_the_temperature(temperature):
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(0, 3, (2, 2, 5, 4, 6)).astype(np.float32)
-    say = rng.random((2, 4, 6)) < 0.5
+    weight = rng.random((2, 4, 6)).astype(np.float32).clip(0.5) - 0.5  # half of them 0
     pixels = temperature ** 2 * oracle(student, teacher, temperature)
     given = [torch.from_numpy(x) for x in (student, teacher)]
-    assert divergence(*given, temperature).item() == pytest.approx(pixels.mean(), rel=1e-5)
-    asked = divergence(*given, temperature, torch.from_numpy(say))
-    assert asked.item() == pytest.approx(pixels[say].mean(), rel=1e-5)
-    assert divergence(*given, temperature, torch.zeros(2, 4, 6, dtype=torch.bool)) == 0
+    equal = divergence(*given, temperature, torch.ones(2, 4, 6))
+    assert equal.item() == pytest.approx(pixels.mean(), rel=1e-5)
+    weighted = divergence(*given, temperature, torch.from_numpy(weight))
+    assert weighted.item() == pytest.approx(np.average(pixels, weights=weight), rel=1e-5)
+    assert divergence(*given, temperature, torch.zeros(2, 4, 6)) == 0
 
 
 def test_divergence_of_equal_logits_is_zero_and_has_no_gradient():
     logits = torch.randn(1, 4, 3, 3, requires_grad=True)
-    loss = divergence(logits, logits.detach() + 7, 2.0)  # softmax does not see a constant
+    loss = divergence(logits, logits.detach() + 7, 2.0,  # softmax does not see a constant
+                      torch.ones(1, 3, 3))
     loss.backward()
     assert loss.item() == pytest.approx(0, abs=1e-6)
     assert logits.grad.abs().max() < 1e-6
@@ -220,6 +222,22 @@ def test_a_teacher_of_the_union_is_asked_only_about_the_students_classes(tmp_pat
     loss.backward()
     assert not student.last.bias.grad[1:4].any()
     assert student.last.bias.grad[[0, 4]].all()
+
+
+def test_a_pixel_counts_by_the_weight_of_the_class_that_the_teacher_sees(tmp_path):
+    config = config_of(tmp_path, 'stub', 'distill.features=0')
+    write_teacher(tmp_path, config)
+    student = student_of(config)
+    weights = torch.linspace(1, 5, 9)
+    teacher = Teacher(config, student, 'cpu', weights)
+    batch = batch_of()
+    rgb, aux = images_of(batch)
+    logits = student(rgb, aux)
+    given = teacher._model(rgb, aux).numpy()
+    seen = np.exp(given) / np.exp(given).sum(1, keepdims=True)
+    expected = np.average(4 * oracle(logits.detach().numpy(), given, 2.0),
+                          weights=(seen * weights.numpy()[:, None, None]).sum(1))
+    assert teacher.loss(logits, rgb, aux, batch).item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(('of_teacher', 'of_student'),
