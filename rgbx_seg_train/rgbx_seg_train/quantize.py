@@ -136,8 +136,18 @@ def heavy_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     costs = {n: _cost(graph, node) for n, node in enumerate(graph.nodes)
              if not node.output[0].startswith(CAMERA)}
     least, border = HEAVY * sum(costs.values()), _border(graph)
-    return [graph.nodes[n] for n, cost in costs.items() if cost >= max(1, least)
+    return [graph.nodes[n] for n, cost in costs.items()
+            if cost >= max(1, least) and _has_one_matrix(graph, graph.nodes[n])
             and not border.intersection((graph.nodes[n].input[0], graph.nodes[n].output[0]))]
+
+
+def _has_one_matrix(graph: TypedGraph, node: onnx.NodeProto) -> bool:
+    """Tell whether a weight is a matrix or of a convolution, and no stack of one for each head.
+
+    Of a stack the quantizer takes the wrong axis for the channels', and ONNX Runtime refuses it.
+    """
+    return node.op_type == 'Conv' or all(
+        len(graph.shapes[name]) <= 2 for name in node.input[:2] if name in graph.weights)
 
 
 def _border(graph: TypedGraph) -> set[str]:

@@ -61,6 +61,14 @@ def test_heavy_operators_are_those_inside_with_weights(monkeypatch):
     assert quantize.heavy_nodes(model) == []
 
 
+def test_a_stack_of_matrices_stays_as_it_is():
+    model = model_graph()
+    weight = next(tensor for tensor in model.graph.initializer if tensor.name == 'w3')
+    stack = numpy_helper.to_array(weight)[None]  # one for each head, of which there is one
+    weight.CopyFrom(numpy_helper.from_array(stack, 'w3'))
+    assert [node.output[0] for node in quantize.heavy_nodes(prepare(model, 0))] == ['mixed']
+
+
 def test_tensorrt_gets_signed_symmetric_pairs_with_fp16_around(for_tensorrt):
     onnx.checker.check_model(for_tensorrt, full_check=True)
     assert for_tensorrt.opset_import[0].version == 19
