@@ -186,6 +186,15 @@ def test_msrs_has_mfnets_classes_and_tells_day_from_night(tmp_path):
             assert sample.night == sample.name.endswith('N') and 'time' in sample.conditions
 
 
+def test_hidden_files_of_archives_are_no_samples(tmp_path):
+    miniature.msrs(tmp_path)
+    for folder in ('vi', 'ir', 'Segmentation_labels'):
+        (tmp_path / 'train' / folder / '._00001D.png').write_bytes(b'Mac OS X        ')
+        (tmp_path / 'train' / folder / 'Thumbs.db').write_bytes(b'')
+    names = [sample.name for sample in opened(MSRSSource(root=str(tmp_path)))]
+    assert names == miniature.MSRS['train']
+
+
 def test_official_numbers_add_up_to_the_published_totals():
     counts = {kind: PUBLIC_SETS[kind].COUNTS for kind in ('mfnet', 'pst900', 'fmb', 'msrs')}
     mfnet = counts['mfnet']

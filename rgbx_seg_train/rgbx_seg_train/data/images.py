@@ -33,11 +33,15 @@ def list_images(folder: Path) -> dict[str, Path]:
 
 
 def list_files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
-    """Return the files of a folder with one of the suffixes, by their stems, sorted."""
+    """Return the files of a folder with one of the suffixes, by their stems, sorted.
+
+    Hidden ones are none of the data set's: archives made on macOS have one beside each file.
+    """
     if not folder.is_dir():
         raise RgbxSegError(f'{folder}: no such folder; expected one with '
                            f'{", ".join(suffixes)} files; check the root of the source.')
-    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in suffixes}
+    return {path.stem: path for path in sorted(folder.iterdir())
+            if path.suffix.lower() in suffixes and not path.name.startswith('.')}
 
 
 def read_color(path: Path) -> Image:
