@@ -23,7 +23,7 @@ from rgbx_seg_train.text_tower import load_text_tower
 
 BATCH = 64
 RANDOM_SEED = 20260401
-BUCKETS, LENGTH = 16384, 96  # of the random tower: words, and words of a caption
+BUCKETS, LENGTH = 32768, 96  # of the random tower: words, and words of a caption
 PAD, BEGIN, END, WORDS = 0, 1, 3, 4  # 2 as the end means something else to transformers
 
 
@@ -40,9 +40,8 @@ class CaptionTower(NamedTuple):
         model, parts = self.model.to(device), []
         for first in range(0, len(captions), BATCH):
             ids, mask = self.tokenize(captions[first:first + BATCH])
-            places = torch.arange(ids.shape[1], device=device)[None]
-            parts.append(model(input_ids=ids.to(device), attention_mask=mask.to(device),
-                               position_ids=places).text_embeds.float())
+            parts.append(model(input_ids=ids.to(device),
+                               attention_mask=mask.to(device)).text_embeds.float())
         return torch.cat(parts)
 
 
@@ -66,6 +65,9 @@ def load_caption_tower(where: str, width: int) -> CaptionTower:
 def _pretrained(where: str) -> CaptionTower:
     tower = load_text_tower(where)
     length = tower.model.config.max_position_embeddings
+    # The tower was built without memory, so this one was never filled and could not be moved.
+    tower.model.text_model.embeddings.register_buffer(
+        'position_ids', torch.arange(length)[None], persistent=False)
 
     def tokenize(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         tokens = tower.tokenizer(list(captions), padding=True, truncation=True, max_length=length,
@@ -84,8 +86,10 @@ def random_tower(width: int) -> CaptionTower:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
         model = CLIPTextModelWithProjection(config)
-        # Words as far apart as the rest of the tower expects; CLIP's own start would blur them.
-        nn.init.normal_(model.text_model.embeddings.token_embedding.weight)
+        # A caption is read at its end, so that has nothing of its own: else, all would be alike.
+        words = model.text_model.embeddings.token_embedding.weight
+        nn.init.normal_(words)
+        nn.init.zeros_(words[END])
     return CaptionTower(model, _hash_words, RANDOM_TEXT)
 
 

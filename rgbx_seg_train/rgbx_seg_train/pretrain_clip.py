@@ -61,6 +61,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
 
     """
     settings, path = config.pretrain, Path(config.out) / config.name / CLIP
+    check_settings(config)
     checkpoint = _checkpoint_to_resume(path, config) if resume else None
     accelerator = _accelerator(config.train)
     model = build_clip_model(config)
@@ -170,8 +171,8 @@ def _loss(network: nn.Module, batch: PairBatch, text: Tensor, settings: Pretrain
     return loss, float(floor)
 
 
-def build_clip_model(config: Config) -> nn.Module:
-    """Return the segmentation model; RgbxSegError if its MA-CLIP cannot learn from these data."""
+def check_settings(config: Config) -> None:
+    """Raise RgbxSegError if these settings cannot train an MA-CLIP."""
     family = config.model.family
     if family != 'segrgbx':
         raise RgbxSegError(f'model.family is {family}; expected segrgbx, the only one with an '
@@ -183,6 +184,10 @@ def build_clip_model(config: Config) -> nn.Module:
                            'before; expected a checkpoint with the weights of a CLIP, such as '
                            '`rgbx_convert segrgbx OUT --pretrained` makes; or set '
                            'pretrain.trained=tower to train all of a new one.')
+
+
+def build_clip_model(config: Config) -> nn.Module:
+    """Return the segmentation model; RgbxSegError if its MA-CLIP cannot learn from these data."""
     model = build_model(config, len(config.data.class_infos))
     if model.clip is None:
         raise RgbxSegError('model.options.clip is null, so there is no MA-CLIP to train; expected '
