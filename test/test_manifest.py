@@ -138,7 +138,7 @@ def test_a_bundle_of_two_graphs_names_the_sha_of_both(tmp_path):
     assert loaded.onnx_sha256 == sha256_of(bundle / 'model.onnx')
 
 
-OPTIONAL = ('scene', 'variants', 'checkpoint_sha256')  # left out where there is none
+OPTIONAL = ('scene', 'variants', 'checkpoint_sha256', 'scored_on')  # left out where there is none
 
 
 def test_a_bundle_of_one_graph_says_nothing_of_a_scene(tmp_path):
