@@ -73,7 +73,7 @@ class Run:
             labeled = open_all(data.train, data)
             unlabeled = open_all(data.unlabeled, data, labeled=False)
             self._validation_sets = open_all(data.validate, data)
-            verify([*labeled, *self._validation_sets], config)
+            verify([*labeled, *unlabeled, *self._validation_sets], config)
         sources = (*data.train, *data.unlabeled)
         self._mixture = Mixture([*labeled, *unlabeled], [source.weight for source in sources],
                                 data, config.augment, self.settings.seed)
