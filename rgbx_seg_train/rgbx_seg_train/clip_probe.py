@@ -32,7 +32,7 @@ from tqdm import tqdm
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_train.captions import caption_table, sample_names
-from rgbx_seg_train.checkpoint import load_model
+from rgbx_seg_train.checkpoint import load_checkpoint, load_model
 from rgbx_seg_train.clip_batches import modality_of
 from rgbx_seg_train.clip_text import load_caption_tower
 from rgbx_seg_train.config import Config
@@ -160,53 +160,40 @@ def retrieval(rows: Array, texts: Array, own: NDArray[np.int64]) -> float:
     return float(((rows @ texts.T).argmax(1) == own).mean())
 
 
-def probe_checkpoint(path: Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], Array]:
-    """Return all scores of a checkpoint as JSON's types, and S^m of the held-out pairs."""
+def probe_checkpoint(path: Path, config: Config, views: Views) -> tuple[dict[str, Any], Array]:
+    """Return all scores of a checkpoint on some pairs as JSON's types, and their S^m."""
     model, checkpoint = load_model(path)
     if getattr(model, 'clip', None) is None:
         raise RgbxSegError(f'checkpoint {path}: has no MA-CLIP; expected segrgbx with one; name '
                            'another checkpoint.')
-    config = parse_config(override(config_to_dict(checkpoint.config), overrides), str(path))
-    views = held_out(config)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     clip = model.clip.to(device)
-    texts = _texts(config, views, device)
+    texts = _texts(config, views, clip.config.embed, device)
     rows, shown = [], np.zeros((0, 0), np.float32)
     for lora in tqdm(LORAS, path.stem, unit='pool', disable=None):
-        embeddings = dict(zip(('S^r', 'S^m'), embed(clip, views, config, lora, device),
-                              strict=True))
-        shown = embeddings['S^m'] if lora == 'own' else shown
-        for name, values in embeddings.items():
+        s_rgb, s_aux = embed(clip, views, config, lora, device)
+        shown = s_aux if lora == 'own' else shown
+        for name, values in (('S^r', s_rgb), ('S^m', s_aux)):
             row = {'embedding': name, 'lora': lora,
                    **probe(values, views.modality, views.scene)._asdict()}
             if texts is not None:
                 row['own_caption_first'] = retrieval(values, texts, views.caption)
             rows.append(row)
     names, counts = np.unique(views.modality, return_counts=True)
-    result = {
-        'checkpoint': str(path), 'step': checkpoint.progress.step,
+    return {
+        'checkpoint': path.name, 'step': checkpoint.progress.step,
         'pairs': dict(zip(names.tolist(), counts.tolist(), strict=True)),
         'chance': float(counts.max() / counts.sum()),
         'pixels': probe(thumbnails(views), views.modality, views.scene)._asdict(),
         'captions': len(views.captions), 'rows': rows,
-    }
-    return result | {'modality': views.modality.tolist()}, shown
+    }, shown
 
 
-def _texts(config: Config, views: Views, device: torch.device) -> Array | None:
+def _texts(config: Config, views: Views, width: int, device: torch.device) -> Array | None:
     if not views.captions:
         return None
-    tower = load_caption_tower(config.pretrain.text_model, config_width(config))
-    embeddings = tower.embed(views.captions, device)
+    embeddings = load_caption_tower(config.pretrain.text_model, width).embed(views.captions, device)
     return torch.nn.functional.normalize(embeddings, dim=1).cpu().numpy()
-
-
-def config_width(config: Config) -> int:
-    """Return the width of S."""
-    from rgbx_seg_train.models import find_config
-
-    model = config.model
-    return int(find_config(model.family, model.preset, model.options).clip.embed)
 
 
 def draw(path: Path, panels: Sequence[tuple[str, Array, Sequence[str]]]) -> None:
@@ -259,11 +246,13 @@ def _parser() -> Arguments:
     parser = Arguments(prog='rgbx_probe_clip',
                        description='Measure how well MA-CLIP tells modalities apart, on data.test.')
     parser.add_argument('checkpoints', nargs='+', type=Path, metavar='CHECKPOINT',
-                        help='of rgbx_pretrain_clip or rgbx_train; the start may come first')
+                        help='of rgbx_pretrain_clip or rgbx_train; all see the pairs of the last, '
+                             'so its start may come before it')
     parser.add_argument('--out', type=Path, required=True, metavar='PNG',
                         help='the t-SNE picture, a panel for each; the scores beside it as .json')
     parser.add_argument('--set', action='append', default=[], metavar='key=value',
-                        help="a setting that wins over the checkpoint's; may be repeated")
+                        help='a setting that wins over the last checkpoint, such as data.cache=…; '
+                             'may be repeated')
     return parser
 
 
@@ -271,10 +260,12 @@ def _main() -> None:
     args = _parser().parse_args()
     if args.out.suffix != '.png':
         raise RgbxSegError(f'--out {args.out}: expected a name that ends in .png; correct it.')
-    results, panels = [], []
+    config = load_checkpoint(args.checkpoints[-1]).config
+    config = parse_config(override(config_to_dict(config), args.set), str(args.checkpoints[-1]))
+    views, results, panels = held_out(config), [], []
     for path in args.checkpoints:
-        result, rows = probe_checkpoint(path, args.set)
-        panels.append((f'step {result["step"]}', rows, result.pop('modality')))
+        result, rows = probe_checkpoint(path, config, views)
+        panels.append((f'step {result["step"]}', rows, views.modality.tolist()))
         results.append(result)
     draw(args.out, panels)
     text = args.out.with_suffix('.json')

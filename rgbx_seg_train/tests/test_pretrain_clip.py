@@ -338,4 +338,4 @@ def test_the_probe_refuses_a_model_without_an_ma_clip(tmp_path):
     config = clip_config(tmp_path, f'model.options={json.dumps(TINY | {"clip": None})}')
     start(config)
     with pytest.raises(RgbxSegError, match='has no MA-CLIP'):
-        probe_checkpoint(Path(config.train.init))
+        probe_checkpoint(Path(config.train.init), config, clip_probe.held_out(config))
