@@ -169,7 +169,10 @@ def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
 
 def commands_page() -> str:
     """Return the page of all commands, each as its --help."""
-    lines = [GENERATED.format("the commands' own parsers"), '# Commands', '', COMMANDS_TEXT]
+    training = [name for name, target in entry_points().items()
+                if target.startswith('rgbx_seg_train.')]
+    lines = [GENERATED.format("the commands' own parsers"), '# Commands', '',
+             COMMANDS_TEXT.format(', '.join(f'`{name}`' for name in training))]
     for command, parser in commands():
         with mock.patch.dict('os.environ', {'COLUMNS': str(WIDTH), 'NO_COLOR': '1'}):
             text = parser.format_help().strip()
@@ -179,7 +182,6 @@ def commands_page() -> str:
 
 COMMANDS_TEXT = """\
 Each answers `--help` with what stands here. All end with 0, or with one sentence that says what was
-found, what was expected and what to do, and 1. `rgbx_train`, `rgbx_evaluate`, `rgbx_export`,
-`rgbx_convert`, `rgbx_profile`, `rgbx_synthesize` and `rgbx_variants` come with `rgbx_seg_train`,
+found, what was expected and what to do, and 1. {} come with `rgbx_seg_train`,
 the others with the robot's runtime; those are `ros2 run rgbx_seg COMMAND` as well.
 """
