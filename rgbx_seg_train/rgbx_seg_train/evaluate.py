@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,7 @@ def _options(args: argparse.Namespace, config: Config, report: bool) -> Options:
 
 
 def _main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # cleans up, too
     args = _parser().parse_args()
     passes = _passes(args)
     report = args.out is not None and args.out.suffix != '.json'
