@@ -137,7 +137,7 @@ def _load(checkpoint: Path, overrides: Sequence[str], weights: Path
         save_checkpoint(weights, _public(config), loaded.n_classes, loaded.progress,
                         {'model': model.state_dict()})
     try:
-        graph = export_graph.bundle_graph(model, config, manifest)
+        graph = export_graph.bundle_graph(model, config, manifest, loaded.n_classes)
     except RgbxSegError as error:
         raise RgbxSegError(f'{checkpoint}: {error}') from None
     every = config.export.scene_every

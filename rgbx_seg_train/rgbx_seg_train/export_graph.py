@@ -77,13 +77,20 @@ def read_images(rgb: Tensor, aux: Tensor, zero_aux: bool) -> tuple[Tensor, Tenso
     return rgb, aux * 0.0 if zero_aux else aux
 
 
-def bundle_graph(model: nn.Module, config: Config, manifest: Manifest) -> BundleGraph:
+def bundle_graph(model: nn.Module, config: Config, manifest: Manifest,
+                 n_classes: int = 0) -> BundleGraph:
     """Return the graph of a bundle with this manifest, of the model of a checkpoint.
+
+    `n_classes` are those that the checkpoint says it has, if that is to be checked.
 
     Raises:
         RgbxSegError: the model was not built for the manifest's modality, or lacks a class.
 
     """
+    if n_classes and n_classes != len(config.data.class_infos):
+        raise RgbxSegError(f'the network has {n_classes} classes, but data.classes is '
+                           f'{config.data.classes} with {len(config.data.class_infos)}; expected '
+                           'those that it was trained with; choose by export.classes instead.')
     known = tuple(getattr(model, 'modalities', ())) or config.model.modalities or MODALITIES
     if manifest.modality not in known:
         raise RgbxSegError(f'the bundle is to be for RGB and {manifest.modality}, but the model '

@@ -133,7 +133,7 @@ def load_graph(checkpoint: Path, overrides: Sequence[str] = ()
     config = parse_config(override(config_to_dict(loaded.config), overrides))
     manifest = manifest_of(replace(loaded, config=config, tensors={}))
     try:
-        return bundle_graph(model, config, manifest), manifest, config
+        return bundle_graph(model, config, manifest, loaded.n_classes), manifest, config
     except RgbxSegError as error:
         raise RgbxSegError(f'{checkpoint}: {error}') from None
 
