@@ -34,7 +34,8 @@ CASES = {
 }
 TOLD = {'few': '60 labeled scenes, with the teacher also 800 without labels',
         'all': '1200 labeled scenes'}
-HEADER = '| student learns from | seed | without [mIoU %] | with a teacher | gain |\n' + 5 * '|---'
+HEADER = ('| student learns from | seed | without [mIoU %] | with a teacher | gain |\n'
+          '|---|---|---|---|---|')
 
 
 class Row(NamedTuple):
