@@ -65,9 +65,6 @@ def load_caption_tower(where: str, width: int) -> CaptionTower:
 def _pretrained(where: str) -> CaptionTower:
     tower = load_text_tower(where)
     length = tower.model.config.max_position_embeddings
-    # The tower was built without memory, so this one was never filled and could not be moved.
-    tower.model.text_model.embeddings.register_buffer(
-        'position_ids', torch.arange(length)[None], persistent=False)
 
     def tokenize(captions: Sequence[str]) -> tuple[Tensor, Tensor]:
         tokens = tower.tokenizer(list(captions), padding=True, truncation=True, max_length=length,

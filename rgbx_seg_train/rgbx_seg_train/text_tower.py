@@ -62,9 +62,7 @@ class TextTower(NamedTuple):
             raise RgbxSegError(f'the tokenizer makes the token {max(tokens)} of "{text[:40]}", '
                                f'the text model knows {self.model.config.vocab_size}; expected '
                                'the two of one model; copy both again.')
-        # the positions are given, as the model's own were never filled: it was built without memory
-        embedding = self.model(input_ids=torch.tensor([tokens]),
-                               position_ids=torch.arange(len(tokens))[None]).text_embeds
+        embedding = self.model(input_ids=torch.tensor([tokens])).text_embeds
         return functional.normalize(embedding.float(), dim=1)
 
 
@@ -98,6 +96,9 @@ def _build(where: str, told: Mapping[str, Any], weights: Mapping[str, Tensor]) -
         with torch.device('meta'):
             model = CLIPTextModelWithProjection(config)
         model.load_state_dict(weights, assign=True)
+        # No file holds this one, so it was never filled.
+        positions = torch.arange(config.max_position_embeddings)[None]
+        model.text_model.embeddings.register_buffer('position_ids', positions, persistent=False)
     except Exception as error:  # transformers and torch have errors of their own
         reason = ' '.join(str(error).split())[:100]
         raise RgbxSegError(f'text model {where}: its weights and its {CONFIG} do not fit '
