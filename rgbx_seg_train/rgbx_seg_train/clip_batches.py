@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.captions import CaptionTable
-from rgbx_seg_train.config import Config, DataConfig, FolderSource, Source, SyntheticSource
+from rgbx_seg_train.config import Config
 from rgbx_seg_train.data.augment import augment
-from rgbx_seg_train.data.public_sets import PUBLIC_SETS
 from rgbx_seg_train.data.sample import CorruptImage, Image, Sample, Samples
-from rgbx_seg_train.data.sources import stack
+from rgbx_seg_train.data.sources import modality_of, stack
 
 STREAM = 0xC11B
 ATTEMPTS = 20  # to find a readable pair in the place of a corrupt one
@@ -38,13 +37,6 @@ class PairBatch(NamedTuple):
     captions: NDArray[np.int64]  # (B,) into CaptionTable.texts
     modality: str
     corrupt: tuple[str, ...]  # sentences about pairs that could not be read
-
-
-def modality_of(source: Source, data: DataConfig) -> str:
-    """Return the modality of a source's second images."""
-    if isinstance(source, (SyntheticSource, FolderSource)):
-        return source.modality or data.modality
-    return PUBLIC_SETS[source.kind].modality_of(source)
 
 
 class PairBatches:

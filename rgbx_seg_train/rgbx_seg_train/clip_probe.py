@@ -33,12 +33,11 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_train.captions import caption_table, sample_names
 from rgbx_seg_train.checkpoint import load_checkpoint, load_model
-from rgbx_seg_train.clip_batches import modality_of
 from rgbx_seg_train.clip_text import load_caption_tower
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.sample import Sample
-from rgbx_seg_train.data.sources import open_source, stack
+from rgbx_seg_train.data.sources import modality_of, open_source, stack
 from rgbx_seg_train.models.segrgbx.ma_clip import ModalityClip
 from rgbx_seg_train.preprocess import normalize
 

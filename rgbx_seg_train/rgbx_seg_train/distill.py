@@ -14,7 +14,6 @@ what they mean, so any family teaches any other, and nothing but the student is 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ from rgbx_seg_ros.manifest import MODALITIES, UNLABELED, sha256_of
 from rgbx_seg_train.checkpoint import load_model
 from rgbx_seg_train.config import Config, DataConfig
 from rgbx_seg_train.data.labels import TO_UNION, channels
-from rgbx_seg_train.data.public_sets import PUBLIC_SETS
 from rgbx_seg_train.data.sample import Batch
+from rgbx_seg_train.data.sources import modality_of
 from rgbx_seg_train.models import find_family
 
 MAX_SIDE = 32  # of the grid of places that are compared: 1024 places have 1 M pairs
@@ -209,9 +208,7 @@ def modalities_of(config: Config, model: nn.Module) -> tuple[str, ...]:
 
 def used_modalities(data: DataConfig) -> set[str]:
     """Return the modalities of all sources that are trained on."""
-    sources: Iterable[Any] = (*data.train, *data.unlabeled)
-    return {PUBLIC_SETS[source.kind].modality_of(source) if source.kind in PUBLIC_SETS
-            else source.modality or data.modality for source in sources}
+    return {modality_of(source, data) for source in (*data.train, *data.unlabeled)}
 
 
 def shared_channels(teacher: DataConfig, student: DataConfig) -> tuple[int, ...]:

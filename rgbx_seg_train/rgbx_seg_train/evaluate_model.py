@@ -23,8 +23,8 @@ from rgbx_seg_ros.manifest import MODALITIES, ClassInfo, Manifest
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_train.checkpoint import load_model, manifest_of
 from rgbx_seg_train.config import Config, DataConfig
-from rgbx_seg_train.data.public_sets import PUBLIC_SETS
 from rgbx_seg_train.data.sample import Image, Sample
+from rgbx_seg_train.data.sources import modality_of
 from rgbx_seg_train.data.synthetic import aux_encoding
 from rgbx_seg_train.evaluate_windows import Passes, WholeImages
 from rgbx_seg_train.export_graph import BundleGraph
@@ -129,7 +129,7 @@ class CheckpointModel:
         own = self.config
         check_classes(self.path, own.data.class_infos, data.class_infos)
         built = own.model.modalities or MODALITIES
-        learned = {_modality_of(source, own.data) for source in own.data.train} or set(built)
+        learned = {modality_of(source, own.data) for source in own.data.train} or set(built)
         if kind.modality not in learned & set(built):
             raise RgbxSegError(f'{self.path} was trained with {", ".join(sorted(learned))}, the '
                                f'data are {kind.modality}; choose a fitting configuration.')
@@ -239,8 +239,3 @@ def check_classes(path: Path, known: tuple[ClassInfo, ...], expected: tuple[Clas
 def describe(engine: Engine) -> str:
     """Return what runs a model, in words."""
     return f'{engine.info.backend} {engine.info.version} {engine.info.precision}'
-
-
-def _modality_of(source: Any, data: DataConfig) -> str:
-    public = PUBLIC_SETS.get(source.kind)
-    return public.modality_of(source) if public else source.modality or data.modality

@@ -40,13 +40,13 @@ from rgbx_seg_train.checkpoint import load_model, manifest_of, save_checkpoint
 from rgbx_seg_train.config import Config, DataConfig
 from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.sample import Sample
-from rgbx_seg_train.data.sources import open_source
+from rgbx_seg_train.data.sources import modality_of, open_source
 from rgbx_seg_train.evaluate import write_json
 from rgbx_seg_train.export_phases import Phases
-from rgbx_seg_train.export_report import Report, tell
+from rgbx_seg_train.export_report import Report, camera_notes, tell
 from rgbx_seg_train.export_scores import Measured, measure, read_scores
 from rgbx_seg_train.onnx_graph import OPSET, node_counts, to_onnx
-from rgbx_seg_train.pairs import PairSet, modality_of
+from rgbx_seg_train.pairs import PairSet
 from rgbx_seg_train.parity import TIE, TIE_HALVED, compare
 from rgbx_seg_train.variant_maker import FORMS, Made, Pairs, add_variants
 from rgbx_seg_train.variants import (
@@ -116,7 +116,7 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
     return Report(manifest.name, manifest.family, config.model.preset,
                   sum(p.numel() for p in graph.parameters()), OPSET, config.export.scene_every,
                   halved, sizes, nodes, parity, phases.seconds, phases.peak_bytes, measured,
-                  forms)
+                  forms, camera_notes(config, manifest.modality))
 
 
 def _load(checkpoint: Path, overrides: Sequence[str], weights: Path

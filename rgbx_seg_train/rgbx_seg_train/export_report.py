@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rgbx_seg_ros.manifest import MANIFEST_FILE
+from rgbx_seg_train.config import Config
+from rgbx_seg_train.data.sources import modality_of
 from rgbx_seg_train.export_phases import peak_bytes
 from rgbx_seg_train.export_scores import Measured, tell_scores
 from rgbx_seg_train.parity import Parity
@@ -34,6 +36,23 @@ class Report:
     peak_bytes: Mapping[str, int]  # of the process, from its start to the end of each phase
     scores: Measured | None = None  # None: it was not asked for
     forms: tuple[Made, ...] = ()
+    notes: tuple[str, ...] = ()  # what whoever runs the bundle should know
+
+
+# (kind of source, its aux) -> what a driver of such a camera does not publish
+MADE_OFFLINE = {('nyu', 'hha'): 'HHA', ('deliver', 'hha'): 'HHA',
+                ('deliver', 'lidar'): 'colored LiDAR', ('zju', 'aolp'): 'angle-of-polarization',
+                ('zju', 'dolp'): 'degree-of-polarization'}
+
+
+def camera_notes(config: Config, modality: str) -> tuple[str, ...]:
+    """Return what a robot must do for a network that learned from images made offline."""
+    made = {(source.kind, getattr(source, 'aux', '')) for source in config.data.train
+            if modality_of(source, config.data) == modality}
+    names = sorted({MADE_OFFLINE[pair] for pair in made & MADE_OFFLINE.keys()})
+    return tuple(f'it learned from {name} images, which cameras do not publish and the node does '
+                 'not compute: give it such images as rgb8 with export.aux_channels=3, or train '
+                 "with the source's aux depth or vector." for name in names)
 
 
 def tell(out: Path, report: Report, nodes: bool = False) -> str:
@@ -56,6 +75,7 @@ def tell(out: Path, report: Report, nodes: bool = False) -> str:
     if report.forms:
         own = sum(size for name, size in report.bytes.items() if name in report.nodes)
         lines.append(tell_forms(report.forms, own))
+    lines += [f'note: {note}' for note in report.notes]
     if nodes:
         lines += [f'{file}: {sum(counts.values())} nodes: '
                   + ', '.join(f'{count} {kind}' for kind, count in counts.items())

@@ -73,6 +73,9 @@ class Learner:
         self.network.train()
         self._teacher = (Teacher(config, self.model, accelerator.device, objective.weights)
                          if config.distill.teacher else None)
+        if self._teacher is not None:
+            self.notes.append(f'taught by {config.distill.teacher} '
+                              f'(sha256 {self._teacher.sha256[:12]})')
 
     def close(self) -> None:
         """Let the teacher go."""

@@ -28,9 +28,8 @@ from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_train.config import Config, DataConfig, Source, SyntheticSource
 from rgbx_seg_train.config_file import load_config
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION, translation
-from rgbx_seg_train.data.public_sets import PUBLIC_SETS
 from rgbx_seg_train.data.sample import Image, Sample, Samples
-from rgbx_seg_train.data.sources import UNION, open_source, own_classes_of
+from rgbx_seg_train.data.sources import UNION, modality_of, open_source, own_classes_of
 
 SYNTHETIC = 'synthetic:'
 # First seeds of `synthetic:COUNT`; trainings begin at 0, and 2000000 is what they are tested on.
@@ -191,13 +190,6 @@ def _fitting(where: str, data: DataConfig, sources: Sequence[Source], manifest: 
         raise RgbxSegError(f'{where}: it is labeled with the classes {found}, the bundle knows '
                            f'{knows}; choose a fitting source, or a bag.')
     return alike, data  # ranges need no labels
-
-
-def modality_of(source: Source, data: DataConfig) -> str:
-    """Return the modality of a source's second image."""
-    if source.kind in PUBLIC_SETS:
-        return PUBLIC_SETS[source.kind].modality_of(source)
-    return getattr(source, 'modality', '') or data.modality
 
 
 def _class_set(manifest: Manifest, data: DataConfig) -> str:

@@ -37,12 +37,12 @@ from rgbx_seg_train.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from rgbx_seg_train.clip_batches import PairBatch, PairBatches, modality_of
+from rgbx_seg_train.clip_batches import PairBatch, PairBatches
 from rgbx_seg_train.clip_text import load_caption_tower
 from rgbx_seg_train.config import Config, TrainConfig
 from rgbx_seg_train.config_file import load_config
 from rgbx_seg_train.config_pretrain import PretrainConfig
-from rgbx_seg_train.data.sources import open_source
+from rgbx_seg_train.data.sources import modality_of, open_source
 from rgbx_seg_train.models.segrgbx.ma_clip import ModalityClip
 from rgbx_seg_train.preprocess import normalize as normalize_images
 from rgbx_seg_train.run_log import RunLog

@@ -25,12 +25,13 @@ from rgbx_seg_train import evaluate as evaluate_module
 from rgbx_seg_train import export as export_module
 from rgbx_seg_train import export_scores, quantize
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
-from rgbx_seg_train.config import DataConfig
+from rgbx_seg_train.config import SOURCES, Config, DataConfig
 from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION, translation
 from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.export import Checks, export
 from rgbx_seg_train.export_graph import BundleGraph, bundle_graph, chosen_channels
+from rgbx_seg_train.export_report import camera_notes
 from rgbx_seg_train.export_scores import score
 from rgbx_seg_train.frames import record
 from rgbx_seg_train.models.blocks.segformer_head import SegformerHead
@@ -411,3 +412,15 @@ def test_rendered_scenes_are_scored_for_the_classes_they_have(tmp_path, monkeypa
         {'kind': 'synthetic', 'first_seed': 2_000_000, 'count': 2}]}}).data.test[0], DataConfig(),
         native=True)
     assert [(f.target == scenes[n].label).all() for n, f in enumerate(found)] == [True, True]
+
+
+@pytest.mark.parametrize('kind, aux, told', [('nyu', 'hha', 'HHA'), ('nyu', 'depth', ''),
+                                             ('zju', 'aolp', 'angle-of-polarization'),
+                                             ('zju', 'vector', '')])
+def test_a_bundle_that_no_camera_can_feed_says_so(kind, aux, told):
+    source = SOURCES[kind](root='x', aux=aux)
+    config = Config(data=DataConfig(train=(source,)))
+    modality = {'nyu': 'depth', 'zju': 'polarization'}[kind]
+    notes = camera_notes(config, modality)
+    assert [note.split(' images')[0] for note in notes] == [f'it learned from {told}'] * bool(told)
+    assert camera_notes(config, 'thermal') == ()

@@ -57,6 +57,13 @@ def own_classes_of(source: Source, data: DataConfig) -> str:
     return PUBLIC_SETS[source.kind].classes_of(source)
 
 
+def modality_of(source: Source, data: DataConfig) -> str:
+    """Return the modality of a source's second images."""
+    if isinstance(source, (SyntheticSource, FolderSource)):
+        return source.modality or data.modality
+    return PUBLIC_SETS[source.kind].modality_of(source)
+
+
 def _open(source: Source, data: DataConfig, native: bool, labeled: bool) -> Samples:
     if isinstance(source, SyntheticSource):
         size = (SENSOR_HEIGHT, SENSOR_WIDTH) if native else (data.height, data.width)
