@@ -189,16 +189,18 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: Path) 
     model.load_state_dict(weights)
 
 
-def initialize(model: nn.Module, path: Path) -> int:
+def initialize(model: nn.Module, path: Path, family: str) -> int:
     """Load the weights of a checkpoint that fit by name and shape; return how many tensors did."""
     loaded, expected = load_checkpoint(path), model.state_dict()
+    if loaded.config.model.family != family:
+        raise RgbxSegError(f'train.init {path}: it is of the family {loaded.config.model.family}, '
+                           f'the model of {family}; expected the same; name another checkpoint.')
     weights = loaded.weights()
     fitting = {name: tensor for name, tensor in weights.items()
                if name in expected and tensor.shape == expected[name].shape}
     if not fitting:
-        raise RgbxSegError(f'train.init {path}: none of its {len(weights)} tensors, of the family '
-                           f'{loaded.config.model.family}, fits the model; name a checkpoint of '
-                           'the same family.')
+        raise RgbxSegError(f'train.init {path}: none of its {len(weights)} tensors fits the '
+                           'model; expected one of its sizes; name another checkpoint.')
     model.load_state_dict(fitting, strict=False)
     return len(fitting)
 

@@ -169,7 +169,7 @@ def _initialize(model: nn.Module, config: Config) -> list[str]:
     """Load the weights that a run starts from; return what to tell of it."""
     settings, notes = config.train, []
     if settings.init:
-        count = initialize(model, Path(settings.init))
+        count = initialize(model, Path(settings.init), config.model.family)
         notes.append(f'initialized {count} tensors from {settings.init}')
     if settings.class_embeddings:
         from rgbx_seg_train.text import load_class_embeddings  # of no use to most families

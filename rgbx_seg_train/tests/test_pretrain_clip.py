@@ -176,7 +176,7 @@ def test_only_the_pool_changes_and_training_takes_the_checkpoint(tmp_path):
         assert any(f'.lora_B.{modality}.' in name for name in names)
 
     model = build_model(config, len(config.data.class_infos))
-    assert initialize(model, path) == len(before)
+    assert initialize(model, path, 'segrgbx') == len(before)
     lines = [json.loads(line) for line in (path.parent / 'log.jsonl').read_text().splitlines()]
     assert [line['step'] for line in lines] == [1, 2, 3, 4]
     assert all(line['loss'] >= line['floor'] - 1e-5 for line in lines)

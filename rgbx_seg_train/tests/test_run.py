@@ -228,3 +228,10 @@ def test_a_strange_label_ends_the_run_before_the_first_step(tmp_path):
     with pytest.raises(RgbxSegError, match='00011D.png.* 77'):
         train(small_config(tmp_path))
     assert not (tmp_path / 'runs').exists()
+
+
+def test_weights_of_another_family_are_refused_before_the_first_step(tmp_path):
+    first = train(small_config(tmp_path, 'name=first'))
+    with pytest.raises(RgbxSegError, match='is of the family stub, the model of segrgbx'):
+        train(small_config(tmp_path, f'train.init={first}', 'model.family=segrgbx',
+                           'model.preset=tiny', 'model.options={clip: null}'))
