@@ -73,8 +73,8 @@ def pretrain(config: Config, resume: bool = False) -> Path:
     if checkpoint is not None:
         load_weights(model, checkpoint.group('model'), path)
     elif config.train.init:
-        accelerator.print(f'initialized {initialize(model, Path(config.train.init), config.model.family)} tensors from '
-                          f'{config.train.init}')
+        count = initialize(model, Path(config.train.init), config.model.family)
+        accelerator.print(f'initialized {count} tensors from {config.train.init}')
     tower = load_caption_tower(settings.text_model, model.clip.config.embed)
     text = tower.embed(captions.texts, accelerator.device)
     accelerator.print(f'{len(captions.texts)} captions, embedded by {tower.origin}')
