@@ -17,15 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import set_seed
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.functional import log_softmax, normalize
 from tqdm import tqdm
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
-from rgbx_seg_train.captions import caption_table
+from rgbx_seg_train.captions import CaptionTable, caption_table
 from rgbx_seg_train.checkpoint import (
     Checkpoint,
     Progress,
@@ -38,11 +36,13 @@ from rgbx_seg_train.checkpoint import (
     save_checkpoint,
 )
 from rgbx_seg_train.clip_batches import PairBatch, PairBatches
+from rgbx_seg_train.clip_loss import contrastive_loss, gather_embeddings
 from rgbx_seg_train.clip_text import load_caption_tower
-from rgbx_seg_train.config import Config, TrainConfig
+from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import load_config
 from rgbx_seg_train.config_pretrain import PretrainConfig
 from rgbx_seg_train.data.sources import modality_of, open_source
+from rgbx_seg_train.distributed import make_accelerator
 from rgbx_seg_train.models.segrgbx.ma_clip import ModalityClip
 from rgbx_seg_train.preprocess import normalize as normalize_images
 from rgbx_seg_train.run_log import RunLog
@@ -60,101 +60,116 @@ def pretrain(config: Config, resume: bool = False) -> Path:
         RgbxSegError: model, data, captions or settings do not fit, or the loss is not finite.
 
     """
-    settings, path = config.pretrain, Path(config.out) / config.name / CLIP
-    check_settings(config)
-    checkpoint = _checkpoint_to_resume(path, config) if resume else None
-    accelerator = _accelerator(config.train)
-    model = build_clip_model(config)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    with accelerator.main_process_first():  # scenes are rendered once
-        sets = [open_source(source, config.data) for source in config.data.train]
-    captions = caption_table(config.data.train, sets, settings.captions)
-    batches = PairBatches(sets, captions, config, world)
-    if checkpoint is not None:
-        load_weights(model, checkpoint.group('model'), path)
-    elif config.train.init:
-        count = initialize(model, Path(config.train.init), config.model.family)
-        accelerator.print(f'initialized {count} tensors from {config.train.init}')
-    tower = load_caption_tower(settings.text_model, model.clip.config.embed)
-    text = tower.embed(captions.texts, accelerator.device)
-    accelerator.print(f'{len(captions.texts)} captions, embedded by {tower.origin}')
-    trained = choose_trained(model, settings)
-    optimizer = torch.optim.AdamW(trained, settings.lr, weight_decay=settings.weight_decay)
-    network, optimizer = accelerator.prepare(model.clip, optimizer)
-    progress = Progress()
-    if checkpoint is not None:
-        restore_optimizer(model, optimizer, checkpoint.group('optimizer'))
-        progress = checkpoint.progress
+    run = _Pretraining(config, resume)
+    for batch in run.batches.ahead(run.step, run.accelerator.process_index, run.workers):
+        run.learn(batch)
+        if run.is_time_to(config.train.log_every):
+            run.write_log()
+        if run.is_time_to(config.train.save_every or run.batches.steps_per_epoch):
+            run.save()
+    run.close()
+    return run.path
 
-    step, began = progress.step, time.monotonic() - progress.elapsed_s
-    log = RunLog(path.parent, config, step if resume else None, accelerator.is_main_process)
-    bar = tqdm(total=batches.steps, initial=step, desc=config.name, unit='step', smoothing=0.05,
-               disable=None if accelerator.is_main_process else True)
-    save_every = config.train.save_every or batches.steps_per_epoch
-    corrupt: set[str] = set()
-    window = _Window()
-    model.train()
-    workers = config.train.workers or min(os.cpu_count() or 1, MAX_WORKERS)
-    for batch in batches.ahead(step, rank, workers):
+
+class _Pretraining:
+    """One run: what it opens, what it does in a step, and what it writes."""
+
+    def __init__(self, config: Config, resume: bool) -> None:
+        check_settings(config)
+        self.config, self.path = config, Path(config.out) / config.name / CLIP
+        checkpoint = _checkpoint_to_resume(self.path, config) if resume else None
+        self.accelerator = make_accelerator(config.train)
+        self._model = build_clip_model(config)
+        captions = self._open_data()
+        self._load(checkpoint)
+        tower = load_caption_tower(config.pretrain.text_model, self._model.clip.config.embed)
+        self._text = tower.embed(captions.texts, self.accelerator.device)
+        self.accelerator.print(f'{len(captions.texts)} captions, embedded by {tower.origin}')
+        self._log = RunLog(self.path.parent, config, self.step if resume else None,
+                           self.accelerator.is_main_process)
+        self._bar = tqdm(total=self.batches.steps, initial=self.step, desc=config.name,
+                         unit='step', smoothing=0.05,
+                         disable=None if self.accelerator.is_main_process else True)
+        self._corrupt: set[str] = set()
+        self._window = _Window()
+        self._model.train()
+
+    def _open_data(self) -> CaptionTable:
+        config = self.config
+        with self.accelerator.main_process_first():  # scenes are rendered once
+            sets = [open_source(source, config.data) for source in config.data.train]
+        captions = caption_table(config.data.train, sets, config.pretrain.captions)
+        self.batches = PairBatches(sets, captions, config, self.accelerator.num_processes)
+        self.workers = config.train.workers or min(os.cpu_count() or 1, MAX_WORKERS)
+        return captions
+
+    def _load(self, checkpoint: Checkpoint | None) -> None:
+        """Give the model its weights, and hand it to the accelerator with its optimizer."""
+        config, settings, model = self.config, self.config.pretrain, self._model
+        if checkpoint is not None:
+            load_weights(model, checkpoint.group('model'), self.path)
+        elif config.train.init:
+            count = initialize(model, Path(config.train.init), config.model.family)
+            self.accelerator.print(f'initialized {count} tensors from {config.train.init}')
+        self._trained = choose_trained(model, settings)
+        optimizer = torch.optim.AdamW(self._trained, settings.lr,
+                                      weight_decay=settings.weight_decay)
+        self._network, self._optimizer = self.accelerator.prepare(model.clip, optimizer)
+        progress = Progress()
+        if checkpoint is not None:
+            restore_optimizer(model, self._optimizer, checkpoint.group('optimizer'))
+            progress = checkpoint.progress
+        self.step, self._began = progress.step, time.monotonic() - progress.elapsed_s
+
+    def is_time_to(self, every: int) -> bool:
+        """Return whether what happens at every so many steps, and at the end, is due."""
+        return self.step % every == 0 or self.step == self.batches.steps
+
+    def learn(self, batch: PairBatch) -> None:
+        """Learn from one batch, which all processes share."""
+        config, settings, window = self.config, self.config.pretrain, self._window
         window.data_arrived()
-        _count_corrupt(corrupt, batch, batches.n_pairs, config, bar)
-        lr = settings.lr * learning_rate_factor(step / batches.steps, settings.warmup)
-        for group in optimizer.param_groups:
-            group['lr'] = lr
-        loss, floor = _loss(network, batch, text, settings, accelerator)
+        _count_corrupt(self._corrupt, batch, self.batches.n_pairs, config, self._bar)
+        self._lr = settings.lr * learning_rate_factor(self.step / self.batches.steps,
+                                                      settings.warmup)
+        for group in self._optimizer.param_groups:
+            group['lr'] = self._lr
+        loss, floor = _loss(self._network, batch, self._text, settings, self.accelerator)
         # The gradient of each process has its own share of the batch only, and their mean is taken.
-        accelerator.backward(loss * world)
+        self.accelerator.backward(loss * self.accelerator.num_processes)
         if config.train.clip_norm:
-            accelerator.clip_grad_norm_(trained, config.train.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        step += 1
+            self.accelerator.clip_grad_norm_(self._trained, config.train.clip_norm)
         window.add(float(loss.detach()), floor)
-        bar.update()
         if not math.isfinite(window.loss):
-            raise RgbxSegError(f'the loss is {window.loss} in step {step}; expected a number: '
-                               'lower pretrain.lr, or train in fp32.')
-        if step % config.train.log_every == 0 or step == batches.steps:
-            values = window.values()
-            log.write(step=step, epoch=step / batches.steps_per_epoch, lr=lr,
-                      elapsed_s=time.monotonic() - began, **values)
-            bar.set_postfix(loss=f'{values["loss"]:.3f}', least=f'{values["floor"]:.3f}')
-            window = _Window()
-        if accelerator.is_main_process and (step % save_every == 0 or step == batches.steps):
-            save_checkpoint(path, config, len(config.data.class_infos),
-                            Progress(step=step, elapsed_s=time.monotonic() - began),
-                            {'model': model.state_dict(),
-                             'optimizer': optimizer_tensors(model, optimizer)})
-    bar.close()
-    log.close()
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return path
+            raise RgbxSegError(f'the loss is {window.loss} in step {self.step + 1}; expected a '
+                               'number: lower pretrain.lr, or train in fp32.')
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.step += 1
+        self._bar.update()
 
+    def write_log(self) -> None:
+        """Write down the means since the last time."""
+        values = self._window.values()
+        self._log.write(step=self.step, epoch=self.step / self.batches.steps_per_epoch,
+                        lr=self._lr, elapsed_s=time.monotonic() - self._began, **values)
+        self._bar.set_postfix(loss=f'{values["loss"]:.3f}', least=f'{values["floor"]:.3f}')
+        self._window = _Window()
 
-def contrastive_loss(images: Tensor, texts: Tensor, captions: Tensor,
-                     scale: float) -> tuple[Tensor, Tensor]:
-    """Return equation 1 for pairs of embeddings (M, D), and the least value it can have.
+    def save(self) -> None:
+        """Write the checkpoint, which is the result as well."""
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.path, self.config, len(self.config.data.class_infos),
+                            Progress(step=self.step, elapsed_s=time.monotonic() - self._began),
+                            {'model': self._model.state_dict(),
+                             'optimizer': optimizer_tensors(self._model, self._optimizer)})
 
-    CLIP's symmetric cross entropy, with every text of the same caption (M,) as the target, in equal
-    parts: in {S^t, S^t} each is there twice, and videos repeat theirs. The pairs of one caption are
-    drawn to the same value, never told apart; for captions that differ the sum is CLIP's own.
-    """
-    logits = scale * normalize(images, dim=1) @ normalize(texts, dim=1).T
-    same = (captions[:, None] == captions[None]).to(logits.dtype)
-    target = same / same.sum(1, keepdim=True)  # symmetric: all of a caption share their number
-    by_image = -(target * log_softmax(logits, 1)).sum(1).mean()
-    by_text = -(target * log_softmax(logits, 0)).sum(0).mean()
-    return (by_image + by_text) / 2, same.sum(1).log().mean()
-
-
-def gather_embeddings(own: Tensor, accelerator: Accelerator) -> Tensor:
-    """Return the embeddings (P*M, D) of all processes; gradients flow into this one's own."""
-    if accelerator.num_processes == 1:
-        return own
-    everyone = accelerator.gather(own.detach().contiguous())
-    first = accelerator.process_index * len(own)
-    return torch.cat([everyone[:first], own, everyone[first + len(own):]])
+    def close(self) -> None:
+        """End what was opened, after all processes are done."""
+        self._bar.close()
+        self._log.close()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
 
 
 def _loss(network: nn.Module, batch: PairBatch, text: Tensor, settings: PretrainConfig,
@@ -249,16 +264,6 @@ def _count_corrupt(known: set[str], batch: PairBatch, n_pairs: int, config: Conf
         raise RgbxSegError(f'{len(known)} of {n_pairs} pairs cannot be read, more than '
                            f'train.max_corrupt ({config.train.max_corrupt:g}) allows; replace '
                            'them or raise it.')
-
-
-def _accelerator(settings: TrainConfig) -> Accelerator:
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    set_seed(settings.seed)
-    # Only one modality's LoRA takes part in a step.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[unused],
-                       mixed_precision=settings.precision.replace('fp32', 'no'))
 
 
 def _checkpoint_to_resume(path: Path, config: Config) -> Checkpoint:

@@ -26,13 +26,12 @@ from rgbx_seg_train.checkpoint import (
     save_checkpoint,
 )
 from rgbx_seg_train.clip_batches import PairBatches
+from rgbx_seg_train.clip_loss import contrastive_loss, gather_embeddings
 from rgbx_seg_train.clip_probe import probe, probe_checkpoint, retrieval
 from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.pretrain_clip import (
     build_clip_model,
     choose_trained,
-    contrastive_loss,
-    gather_embeddings,
     learning_rate_factor,
     pretrain,
 )
