@@ -136,9 +136,11 @@ def test_a_worker_that_is_killed_is_told_with_the_remedy():
 
 
 RUN = '''
-import sys, torch
+import signal, sys, torch
 from loader_images import Images, loader
 if __name__ == '__main__':
+    # A shell that runs the tests in the background has Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with loader(Images(), workers=1) as batches:
         drawn = batches.batches(0, 4)
         next(drawn)
@@ -162,7 +164,7 @@ def group(pgid):
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='looks into /proc')
-def test_no_process_outlives_the_run_whatever_ends_it(tmp_path):
+def test_no_process_outlives_the_run_whatever_ends_it(tmp_path, request):
     script = tmp_path / 'run.py'
     script.write_text(RUN)
     environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parent)}
@@ -170,6 +172,8 @@ def test_no_process_outlives_the_run_whatever_ends_it(tmp_path):
     runs = {way: subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, text=True, env=environment,
                                   start_new_session=True) for way in ways}
+    request.addfinalizer(lambda: [os.killpg(run.pid, signal.SIGKILL) for run in runs.values()
+                                  if group(run.pid)])
     for run in runs.values():
         assert run.stdout.readline() == 'ready\n'
     os.killpg(runs['int'].pid, signal.SIGINT)  # as a terminal does: to all of them
