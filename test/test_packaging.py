@@ -26,7 +26,8 @@ OURS = {'rgbx_seg', 'rgbx_seg_ros', 'rgbx_seg_train'}
 KEYS = {'cv2': 'python3-opencv', 'numpy': 'python3-numpy', 'yaml': 'python3-yaml',
         'hypothesis': 'python3-hypothesis', 'pytest': 'python3-pytest'}
 # Modules of no apt package -> distribution of PyPI, where they differ.
-WHEELS = {'cv2': 'opencv-python-headless', 'yaml': 'PyYAML', 'tensorrt_rtx': 'tensorrt-rtx',
+WHEELS = {'cv2': 'opencv-python-headless', 'yaml': 'PyYAML', 'PIL': 'pillow',
+          'sklearn': 'scikit-learn', 'tensorrt_rtx': 'tensorrt-rtx',
           'rerun': 'rerun-sdk', 'rgbx_seg_train': 'rgbx-seg-train'}
 # Keys that no file names: what `ros2 launch` and `ros2 bag play` need, and the generators.
 NOT_IMPORTED = {'ros2launch', 'rosbag2_storage_default_plugins', 'rosbag2_storage_mcap',
