@@ -13,6 +13,9 @@ OUT    ?= out/demo
 MINUTES ?= 30
 TESTS  ?= test rgbx_seg_train/tests
 
+# Files of tests of training whose processes, which they start and kill, disturb those of pytest.
+ALONE := test_loader.py test_processes.py
+
 # A ROS installation sourced in the caller's shell would mix with the one in .venv, and its choice of
 # middleware may be absent there. Confined to this machine, Fast DDS drops the transport for images.
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
@@ -43,7 +46,9 @@ eval: $(ROS)/.built  ## evaluate BAG with BUNDLE, without ROS or playing, and wr
 test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TESTS=... for some)
 	@# A process per core for the tests of training, which compute; those over DDS mostly wait, for two.
 	@$(IN_ROS) status=0; for tests in $(TESTS); do case $$tests in \
-	  rgbx_seg_train*) OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile $$tests;; \
+	  rgbx_seg_train/tests) export OMP_NUM_THREADS=1; \
+	    python -m pytest -n auto --dist loadfile $$tests $(ALONE:%=--ignore=$$tests/%) \
+	    && for one in $(ALONE); do python -m pytest -q $$tests/$$one || exit 1; done;; \
 	  *) python -m pytest -n 2 --dist loadfile $$tests;; esac || status=1; done; exit $$status
 
 test-gpu: $(ROS)/.built $(VENV)/.test  ## run the tests that need a GPU: real engines of all that is installed

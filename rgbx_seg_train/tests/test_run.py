@@ -207,8 +207,6 @@ for name in ('plain', 'compiled'):
 '''
 
 
-@pytest.mark.skipif('PYTEST_XDIST_WORKER' in os.environ, reason="torch's compiler brings down "
-                    "pytest's workers: run this file alone")
 def test_a_compiled_network_learns_the_same(tmp_path):
     # In a process of its own: torch's compiler starts others, which disturb those of the tests.
     environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parent), 'OMP_NUM_THREADS': '1'}
