@@ -26,6 +26,7 @@ from rgbx_seg.msg import SegmentationStats
 from sensor_msgs.msg import Image
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.cli import interrupts_held
 from rgbx_seg_ros.middleware import set_private_middleware
 
 SCENES = 4  # different images that a camera sends in turn
@@ -193,7 +194,8 @@ def _measure(command: list[str], root: Path, log: Path, load: Load) -> dict[str,
     with _closing(listener, node, cameras):
         # One after the other: participants of Fast DDS that start together may miss each other.
         listener.meet([f'segment/{name}' for name in load.outputs], node)
-        cameras.start()
+        with interrupts_held():  # Ctrl+C is for this process
+            cameras.start()
         listener.meet(['rgb/image_raw', f'{load.modality}/image_raw'], node)
         listener.spin(MATCH_S)  # a best-effort subscriber misses what comes too early
         idle = Usage(node.pid)
@@ -240,7 +242,6 @@ def percentiles(values: list[float]) -> dict[str, float]:
 def run_cameras(load: Load, go: Any, sent: Any) -> None:
     """Publish both images of each pair at once, from `go` until SIGTERM."""
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the process that started this one
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # leaving the domain in good order
     node = rclpy.create_node('cameras')
     rng = np.random.default_rng(0)

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -39,6 +41,19 @@ def _fail(sentence: str) -> int:
     name = program.parent.name if program.stem == '__main__' else program.stem
     print(f'{name}: error: {sentence}', file=sys.stderr)
     return 1
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl+C wait; a process that is started meanwhile never hears it.
+
+    Until a new process can ignore it for itself, its interpreter would print where it was.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Arguments(argparse.ArgumentParser):

@@ -13,6 +13,7 @@ import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
+from rgbx_seg_ros.cli import interrupts_held
 from rgbx_seg_ros.eval_jobs import Died, News, work
 from rgbx_seg_ros.eval_settings import EvalSettings
 from rgbx_seg_ros.eval_tasks import Task
@@ -29,7 +30,8 @@ class Process:
         context = multiprocessing.get_context('spawn')
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(settings, theirs), daemon=True)
-        self._process.start()
+        with interrupts_held():  # Ctrl+C is for this end
+            self._process.start()
         theirs.close()
 
     def start(self, task: Task) -> None:
@@ -69,7 +71,6 @@ def _how_it_ended(code: int | None) -> str:
 
 def _serve(settings: EvalSettings, connection: Connection) -> None:
     """Work for the process at the other end of a pipe; end with it, or when it closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C is for the other end
     os.dup2(sys.stderr.fileno(), 1)  # stdout is for the summary
     tasks: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
 

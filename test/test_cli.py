@@ -2,10 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """How commands end."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.cli import Arguments, run_command
+from rgbx_seg_ros.cli import Arguments, interrupts_held, run_command
 
 
 def fail():
@@ -21,6 +25,23 @@ def test_success_is_0_an_error_of_ours_one_line_and_1_an_interrupt_130(capsys):
     assert run_command(fail) == 1
     assert capsys.readouterr().err.endswith(': error: the bag is empty; record again.\n')
     assert run_command(interrupt) == 130
+
+
+def test_an_interrupt_waits_and_never_reaches_what_was_started_meanwhile():
+    # A test run in the background of a shell ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    reached = False
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts_held():
+            process = subprocess.Popen([sys.executable, '-c', 'input(); print("unharmed")'],
+                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            process.send_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            reached = True
+    finally:
+        signal.signal(signal.SIGINT, before)
+    process.send_signal(signal.SIGINT)
+    assert reached and process.communicate('\n', timeout=30)[0] == 'unharmed\n'
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():

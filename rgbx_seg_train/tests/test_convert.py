@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from small_runs import Stub, small_config
 from torch import nn
@@ -53,8 +52,6 @@ def stub_family(monkeypatch, tmp_path):
     monkeypatch.setitem(FAMILIES, 'stub', Family(
         type(None), {'tiny': None, 'full': None}, Painted, parts,
         {'full': {'eyes': REPO, 'mouth': f'{REPO}@v1'}}, size=(32, 48)))
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def write_eyes(path, **changes):

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from small_runs import HEIGHT, WIDTH, Stub, small_config, write_folder
 from torch import nn
@@ -38,8 +37,6 @@ TINY = {
 def stub_family(monkeypatch):
     monkeypatch.setitem(FAMILIES, 'stub', Family(type(None), {'tiny': None}, Stub,
                                                  features='first'))
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def config_of(tmp_path: Path, family: str = 'stub', *overrides: str) -> Config:

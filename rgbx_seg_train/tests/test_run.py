@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from small_runs import small_config, use_stub, write_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -29,8 +28,6 @@ from rgbx_seg_train.train import train
 @pytest.fixture(autouse=True)
 def stub_family(monkeypatch):
     use_stub(monkeypatch)
-    yield
-    AcceleratorState._reset_state(True)
 
 
 def log_of(config):

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from small_runs import Stub, small_config, use_stub
 
@@ -29,8 +28,6 @@ from rgbx_seg_train.train import main, train
 @pytest.fixture(autouse=True)
 def stub_family(monkeypatch):
     use_stub(monkeypatch)
-    yield
-    AcceleratorState._reset_state(True)  # it is one per process, but runs differ in precision
 
 
 def log_of(config):
