@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.cli import Arguments, interrupts_held, run_command
+from rgbx_seg_ros.cli import Arguments, run_command
 
 
 def fail():
