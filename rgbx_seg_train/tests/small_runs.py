@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -42,6 +43,12 @@ class Stub(nn.Module):
 def use_stub(monkeypatch):
     """Let the family "stub" be known for one test."""
     monkeypatch.setitem(FAMILIES, 'stub', Family(type(None), {'tiny': None}, Stub))
+
+
+def log_of(config: Config) -> list[dict]:
+    """Return the lines that a run has written down."""
+    text = (Path(config.out) / config.name / 'log.jsonl').read_text(encoding='utf-8')
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def write_folder(root: Path, names=('00001D', '00002N', '00003D', '00004N'), boxes=False) -> Path:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from small_runs import log_of
 
 from rgbx_seg_ros.manifest import MODALITIES
 from rgbx_seg_train.checkpoint import build_model, load_checkpoint
@@ -21,7 +21,6 @@ from rgbx_seg_train.data.labels import CLASS_SETS
 from rgbx_seg_train.models import find_config
 from rgbx_seg_train.models.segrgbx import TABLE_IV
 from rgbx_seg_train.optimization import make_optimizer
-from rgbx_seg_train.run_log import LOG
 from rgbx_seg_train.train import train
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
@@ -200,7 +199,6 @@ def test_shifnet_in_miniature_learns_by_all_that_its_recipe_asks_for(tmp_path: P
     config = replace(config, augment=STILL)  # its random changes would drown what 24 steps teach
     checkpoint = load_checkpoint(train(config))
     assert checkpoint.weights().keys() == build_model(config, 9).state_dict().keys()
-    rows = map(json.loads, (Path(config.out) / config.name / LOG).read_text().splitlines())
-    losses = [row['loss'] for row in rows if 'loss' in row]
+    losses = [row['loss'] for row in log_of(config) if 'loss' in row]
     assert len(losses) == 24
     assert sum(losses[-6:]) < 0.8 * sum(losses[:6])

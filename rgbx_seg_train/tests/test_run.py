@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import small_config, use_stub, write_folder
+from small_runs import log_of, small_config, use_stub, write_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rgbx_seg_ros import RgbxSegError
@@ -28,11 +28,6 @@ from rgbx_seg_train.train import train
 @pytest.fixture(autouse=True)
 def stub_family(monkeypatch):
     use_stub(monkeypatch)
-
-
-def log_of(config):
-    text = (Path(config.out) / config.name / 'log.jsonl').read_text(encoding='utf-8')
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_a_checkpoint_tells_configuration_step_versions_and_scores(tmp_path):

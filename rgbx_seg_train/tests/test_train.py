@@ -2,17 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training loop with a two-layer network: it learns, stops, resumes, refuses."""
 
-import json
 import math
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_runs import Stub, small_config, use_stub
+from small_runs import Stub, log_of, small_config, use_stub
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train import learner, optimization, run, validation
@@ -28,11 +26,6 @@ from rgbx_seg_train.train import main, train
 @pytest.fixture(autouse=True)
 def stub_family(monkeypatch):
     use_stub(monkeypatch)
-
-
-def log_of(config):
-    text = (Path(config.out) / config.name / 'log.jsonl').read_text(encoding='utf-8')
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_training_learns_the_person_that_both_cameras_see(tmp_path):
