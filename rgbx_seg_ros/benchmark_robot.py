@@ -26,7 +26,7 @@ from rgbx_seg.msg import SegmentationStats
 from sensor_msgs.msg import Image
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.cli import interrupts_held
+from rgbx_seg_ros.cli import start_unheard
 from rgbx_seg_ros.middleware import set_private_middleware
 
 SCENES = 4  # different images that a camera sends in turn
@@ -194,8 +194,7 @@ def _measure(command: list[str], root: Path, log: Path, load: Load) -> dict[str,
     with _closing(listener, node, cameras):
         # One after the other: participants of Fast DDS that start together may miss each other.
         listener.meet([f'segment/{name}' for name in load.outputs], node)
-        with interrupts_held():  # Ctrl+C is for this process
-            cameras.start()
+        start_unheard(cameras)
         listener.meet(['rgb/image_raw', f'{load.modality}/image_raw'], node)
         listener.spin(MATCH_S)  # a best-effort subscriber misses what comes too early
         idle = Usage(node.pid)

@@ -7,8 +7,9 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,15 +44,15 @@ def _fail(sentence: str) -> int:
     return 1
 
 
-@contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Let Ctrl+C wait; a process that is started meanwhile never hears it.
+def start_unheard(process: BaseProcess) -> None:
+    """Start a process of `multiprocessing` that never hears Ctrl+C, which is for this one.
 
-    Until a new process can ignore it for itself, its interpreter would print where it was.
+    Until it could ignore that by itself, its interpreter would print where it was.
     """
+    resource_tracker.ensure_running()  # else the start does that, which lets Ctrl+C through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

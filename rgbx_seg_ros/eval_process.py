@@ -13,7 +13,7 @@ import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from rgbx_seg_ros.cli import interrupts_held
+from rgbx_seg_ros.cli import start_unheard
 from rgbx_seg_ros.eval_jobs import Died, News, work
 from rgbx_seg_ros.eval_settings import EvalSettings
 from rgbx_seg_ros.eval_tasks import Task
@@ -30,8 +30,7 @@ class Process:
         context = multiprocessing.get_context('spawn')
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(settings, theirs), daemon=True)
-        with interrupts_held():  # Ctrl+C is for this end
-            self._process.start()
+        start_unheard(self._process)
         theirs.close()
 
     def start(self, task: Task) -> None:

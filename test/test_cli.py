@@ -26,26 +26,37 @@ def test_success_is_0_an_error_of_ours_one_line_and_1_an_interrupt_130(capsys):
     assert run_command(interrupt) == 130
 
 
-HELD = '''import signal, subprocess, sys
-from rgbx_seg_ros.cli import interrupts_held
-signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell's foreground
-try:
-    with interrupts_held():
-        child = subprocess.Popen([sys.executable, '-c', 'input(); print("unharmed")'],
-                                 stdin=subprocess.PIPE, text=True)
-        child.send_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        print('held', flush=True)
-except KeyboardInterrupt:
-    print('heard', flush=True)
-child.send_signal(signal.SIGINT)
-child.communicate('\\n')'''
+UNHEARD = '''import multiprocessing, os, signal
+from rgbx_seg_ros.cli import start_unheard
+
+def child(pipe):
+    pipe.send(pipe.recv())
+
+if __name__ == '__main__':
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a shell's foreground
+    context = multiprocessing.get_context('spawn')
+    for _ in range(2):  # before the first one there is no tracker of resources
+        pipe, theirs = context.Pipe()
+        process = context.Process(target=child, args=(theirs,))
+        start_unheard(process)
+        theirs.close()
+        os.kill(process.pid, signal.SIGINT)
+        pipe.send('unharmed')
+        print(pipe.recv(), flush=True)
+        os.kill(process.pid, signal.SIGINT)
+        process.join()
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        print('heard')'''
 
 
-def test_an_interrupt_waits_and_never_reaches_what_was_started_meanwhile():
+def test_a_process_that_is_for_this_one_alone_never_hears_an_interrupt(tmp_path):
     # In a process of its own: libraries that other tests load have handlers of their own.
-    ended = subprocess.run([sys.executable, '-c', HELD], capture_output=True, text=True, timeout=60)
-    assert (ended.stdout, ended.stderr) == ('held\nheard\nunharmed\n', '')
+    (tmp_path / 'main.py').write_text(UNHEARD)
+    ended = subprocess.run([sys.executable, str(tmp_path / 'main.py')], capture_output=True,
+                           text=True, timeout=60)
+    assert (ended.stdout, ended.stderr) == ('unharmed\nunharmed\nheard\n', '')
 
 
 def test_a_fault_of_the_program_keeps_its_traceback():
