@@ -21,10 +21,11 @@ from rgbx_seg_train.config_sources import (
     UrbanLFSource,
     ZJUSource,
 )
-from rgbx_seg_train.data import nyu
+from rgbx_seg_train.data import nyu, zju
 from rgbx_seg_train.data.hha import KINECT, to_hha
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION
 from rgbx_seg_train.data.polarization import ANGLES, MEASURES
+from rgbx_seg_train.data.sample import CorruptImage
 from rgbx_seg_train.data.sources import Mixture, open_source
 from rgbx_seg_train.data.synthetic import aux_encoding
 
@@ -213,6 +214,26 @@ class TestZJU:
         mini.write_zju(tmp_path, street=False)
         with raises_sentence('set channel_order to rgb or bgr'):
             opened(ZJUSource(root=str(tmp_path)))[0]
+
+    def test_a_label_that_cannot_be_decoded_has_no_say_in_the_order(self, tmp_path):
+        ids = mini.write_zju(tmp_path, 'bgr')
+        (tmp_path / 'train' / 'label' / '2_day_image0.png').write_bytes(b'no image')
+        samples = opened(ZJUSource(root=str(tmp_path)))
+        assert [entry.name for entry in samples.entries] == ['10_dusk', '1_day', '2_day']
+        for n, name in enumerate(('10_dusk', '1_day')):
+            np.testing.assert_array_equal(samples[n].label, ids[name])
+        with pytest.raises(CorruptImage, match='2_day_image0.png: cannot be decoded'):
+            samples[2]
+
+    def test_an_order_is_looked_for_once(self, tmp_path, monkeypatch):
+        mini.write_zju(tmp_path, street=False)
+        read, original = [], zju.read_label
+        monkeypatch.setattr(zju, 'read_label', lambda path: read.append(path) or original(path))
+        samples = opened(ZJUSource(root=str(tmp_path)))
+        for n in range(3):
+            with raises_sentence('decides nothing'):
+                samples[n]
+        assert len(read) == 3 + 3  # to decide, and each label itself
 
     def test_an_indexed_label_needs_no_order(self, tmp_path):
         ids = mini.write_zju(tmp_path, indexed=True, street=False)

@@ -11,8 +11,10 @@ That changes building with road and car with sky, so the order is decided by whe
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from types import MappingProxyType
 
 import numpy as np
@@ -31,6 +33,7 @@ LOOKED_AT = 12  # labels that the order of colors is decided by
 TOP, BOTTOM = 0.2, 0.2  # shares of a label's height where sky and road are looked for
 SURE = 0.75  # share of the deciding pixels that must agree
 
+_DECIDING = Lock()  # labels are checked by threads, which all ask for the order at first
 _COLORS = tuple(voc_color(raw) for raw in range(9))
 _IDS = id_table({0: UNLABELED, UNLABELED: UNLABELED, **{raw: raw - 1 for raw in range(1, 9)}})
 
@@ -95,24 +98,30 @@ class ZJU(PublicSet):
             label = ids_of_colors(entry.label, label, _COLORS)
         return ids_of(entry.label, label, _IDS)
 
-    @cached_property
+    @property
     def channel_order(self) -> str:
         """Return rgb or bgr, as the source says or its labels show."""
-        order = self.source.channel_order
-        return self._decide() if order == 'auto' else order
-
-    def _decide(self) -> str:
-        step = max(1, len(self.entries) // LOOKED_AT)
-        votes = np.zeros(2, np.int64)
-        for entry in self.entries[::step]:
-            if entry.label.is_file() and (label := read_label(entry.label)).ndim == 3:
-                votes += sky_and_road(label)
+        if self.source.channel_order != 'auto':
+            return self.source.channel_order
+        with _DECIDING:
+            votes = self._votes
         if votes.max() < SURE * max(votes.sum(), 1) or not votes.any():
             raise RgbxSegError(f'{self.root}: of the pixels in the labels\' top and bottom rows '
                                f'{votes[0]} are sky and road if colors are RGB, and {votes[1]} if '
                                'they are BGR, which decides nothing; expected a clear majority; '
                                'look at a label and set channel_order to rgb or bgr.')
         return 'rgb' if votes[0] > votes[1] else 'bgr'
+
+    @cached_property
+    def _votes(self) -> Image:
+        """Return `sky_and_road` of some labels; those that cannot be decoded have no say."""
+        step = max(1, len(self.entries) // LOOKED_AT)
+        votes = np.zeros(2, np.int64)
+        for entry in self.entries[::step]:
+            with suppress(CorruptImage):
+                if entry.label.is_file() and (label := read_label(entry.label)).ndim == 3:
+                    votes += sky_and_road(label)
+        return votes
 
 
 def sky_and_road(label: Image) -> Image:
