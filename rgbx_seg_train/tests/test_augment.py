@@ -151,6 +151,32 @@ def test_a_flipped_sample_has_its_odd_channels_turned_but_not_its_padding():
     assert not found.aux[~known].any()
 
 
+def test_a_lost_aux_stays_black_in_a_mirror():
+    sample = replace(noisy(channels=3, modality='polarization'), odd_channels=(1,))
+    lost = augment(sample, replace(STILL, p_flip=1, p_aux_dropout=1), 48, 64, rng_of())
+    assert not lost.aux.any()
+    np.testing.assert_array_equal(lost.rgb, sample.rgb[:, ::-1])
+
+
+def test_an_aux_that_never_was_there_stays_black_and_rgb_is_not_lost_beside_it():
+    sample = noisy()
+    sample = replace(sample, aux=np.zeros_like(sample.aux))
+    config = replace(AugmentConfig(), p_rgb_dropout=1, p_aux_invert=1, aux_pattern=20, p_flip=1)
+    for seed in range(8):
+        result = augment(sample, config, 48, 64, rng_of(seed))
+        assert not result.aux.any() and result.rgb.any()
+
+
+def test_what_a_misaligned_camera_did_not_see_is_0_also_in_a_mirror():
+    sample = replace(noisy(channels=3, modality='polarization'), odd_channels=(1,))
+    sample = replace(sample, aux=np.full_like(sample.aux, 200))
+    config = replace(STILL, p_flip=1, p_aux_shift=1, aux_shift=10, aux_rotation=0, aux_scale=0)
+    aux = augment(sample, config, 48, 64, rng_of(1)).aux
+    unseen = aux[..., 0] == 0
+    assert unseen.mean() > 0.05 and not aux[unseen].any()
+    assert (aux[aux[..., 0] == 200] == (200, 55, 200)).all()
+
+
 WHOLE = View((0, 0), (48, 64), (48, 64), (0, 0), (48, 64))
 
 

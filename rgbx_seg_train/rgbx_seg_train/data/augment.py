@@ -32,17 +32,17 @@ def augment(sample: Sample, config: AugmentConfig, height: int, width: int, rng:
     """Return a randomly changed copy at (height, width); the same `rng` gives the same bytes."""
     view = draw_view(sample.label.shape, (height, width), config, rng)
     error = draw_misalignment(config, rng)
-    aux_lost = rng.random() < config.p_aux_dropout
+    aux_lost = rng.random() < config.p_aux_dropout or not sample.aux.any()  # or never was there
     rgb_lost = rng.random() < config.p_rgb_dropout and not aux_lost
     mirrored = rng.random() < config.p_flip
+    turned = sample.odd_channels if mirrored and not aux_lost else ()
 
     rgb, label = take(sample.rgb, view), take_ids(sample.label, view)
-    aux = misaligned(sample.aux, view, error) if error else take(sample.aux, view)
+    aux = misaligned(sample.aux, view, error, turned) if error else take(sample.aux, view)
     rgb = np.zeros_like(rgb) if rgb_lost else change_rgb(rgb, config, rng)
     aux = np.zeros_like(aux) if aux_lost else change_aux(aux, config, rng, sample.modality)
     if mirrored:
-        rgb, label = mirror(rgb), mirror(label)
-        aux = mirror(aux, () if aux_lost else sample.odd_channels)
+        rgb, aux, label = mirror(rgb), mirror(aux, turned), mirror(label)
     return replace(sample, rgb=pad(rgb, view, 0), aux=pad(aux, view, 0),
                    label=pad(label, view, UNLABELED))
 

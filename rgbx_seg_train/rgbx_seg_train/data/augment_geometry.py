@@ -95,10 +95,10 @@ def take_ids(label: Image, view: View) -> Image:
     return cv2.resize(part, view.inner[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def misaligned(aux: Image, view: View, error: Misalignment) -> Image:
+def misaligned(aux: Image, view: View, error: Misalignment, turned: tuple[int, ...] = ()) -> Image:
     """Return the window of an aux image (H, W, C) that lies beside its place in the sample.
 
-    Outside of what the camera saw it is 0.
+    Outside of what the camera saw it is 0, but 255 in channels that a mirror is going to turn.
     """
     height, width = aux.shape[:2]
     step_y, step_x = (part / full for part, full in zip(view.window, view.inner, strict=True))
@@ -109,7 +109,8 @@ def misaligned(aux: Image, view: View, error: Misalignment) -> Image:
     shift = np.array([error.x * step_x, error.y * step_y])  # in pixels of the sample
     offset = back @ (corner - shift - middle) + middle
     moved = cv2.warpAffine(aux, np.column_stack([back, offset]), view.window[::-1],
-                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+                           flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                           borderValue=[255 * (n in turned) for n in range(aux.shape[2])])
     return _resized(moved.reshape(*view.window, aux.shape[2]), view)
 
 
