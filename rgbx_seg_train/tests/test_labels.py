@@ -92,6 +92,17 @@ def test_colors_are_the_data_sets_own():
         (128, 0, 0), (192, 128, 128), (128, 192, 0), (0, 64, 128)]
 
 
+@pytest.mark.parametrize('target', SIZES)
+@pytest.mark.parametrize('source', SIZES)
+def test_a_translation_keeps_equal_names_and_never_joins_classes(source, target):
+    table = translation(source, target)[:SIZES[source]]
+    found = [i for i in table if i != UNLABELED]
+    assert len(set(found)) == len(found)
+    there = {info.name: info.id for info in CLASS_SETS[target]}
+    for info in CLASS_SETS[source]:
+        assert table[info.id] == there.get(info.name, table[info.id]), info.name
+
+
 def test_a_translation_goes_through_the_union():
     table = translation('mfnet', 'fmb')
     fmb = [info.name for info in CLASS_SETS['fmb']]

@@ -169,13 +169,16 @@ def own_classes(names: Mapping[str, Any]) -> tuple[ClassInfo, ...]:
 def translation(source: str, target: str) -> NDArray[np.uint8]:
     """Return the table uint8 (256,) that turns ids of one set into ids of another.
 
-    Classes meet in the union; what the target does not have becomes 255.
+    Classes of equal name are one, others meet in the union; what the target does not have becomes
+    255.
     """
     if source == target:
         return np.arange(256, dtype=np.uint8)
     there = {union: own for own, union in enumerate(TO_UNION[target]) if union != UNLABELED}
+    named = {info.name: info.id for info in CLASS_SETS[target]}
     table = np.full(256, UNLABELED, np.uint8)
-    table[:len(TO_UNION[source])] = [there.get(union, UNLABELED) for union in TO_UNION[source]]
+    for info, union in zip(CLASS_SETS[source], TO_UNION[source], strict=True):
+        table[info.id] = named.get(info.name, there.get(union, UNLABELED))
     return table
 
 
