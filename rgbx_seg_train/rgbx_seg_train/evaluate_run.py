@@ -19,8 +19,6 @@ from rgbx_seg_ros.eval_result import PICTURES, BagResult
 from rgbx_seg_train.box_score import BoxScore
 from rgbx_seg_train.config import DataConfig
 from rgbx_seg_train.data.folder import FolderDataset
-from rgbx_seg_train.data.images import image_size
-from rgbx_seg_train.data.public import PublicSet
 from rgbx_seg_train.data.public_sets import PUBLIC_SETS
 from rgbx_seg_train.data.sample import Sample, Samples
 from rgbx_seg_train.data.sources import open_source
@@ -28,6 +26,7 @@ from rgbx_seg_train.data.synthetic import CLASSES
 from rgbx_seg_train.evaluate_model import Kind, Predictor, kind_of
 from rgbx_seg_train.evaluate_robustness import Robustness, spread
 from rgbx_seg_train.evaluate_sets import SetRow, SetRun, scores_of
+from rgbx_seg_train.pairs import as_seen
 from rgbx_seg_train.score import Score, infos_of
 
 
@@ -117,22 +116,6 @@ def _frames(sets: Sequence[DataSet], progress: bool) -> Iterator[tuple[str, Samp
             for index in range(len(samples)):
                 yield name, samples, index
                 bar.update()
-
-
-def as_seen(samples: Samples, index: int, sample: Sample) -> Sample:
-    """Return a sample with aux at the size of its file, if that is another one.
-
-    Training resizes aux to RGB's size first; the robot takes it straight to the network's.
-    """
-    while hasattr(samples, 'inner'):
-        samples = samples.inner
-    if not isinstance(samples, PublicSet):
-        return sample
-    entry = samples.entries[index]
-    if len(entry.aux) != 1 or image_size(entry.aux[0]) == sample.label.shape:
-        return sample
-    aux = samples.read_aux(entry)
-    return replace(sample, aux=aux.reshape(*aux.shape[:2], -1))
 
 
 class _Run:

@@ -27,7 +27,9 @@ from rgbx_seg_ros.pipeline import Pipeline
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_train.config import Config, DataConfig, Source, SyntheticSource
 from rgbx_seg_train.config_file import load_config
+from rgbx_seg_train.data.images import image_size
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION, translation
+from rgbx_seg_train.data.public import PublicSet
 from rgbx_seg_train.data.sample import Image, Sample, Samples
 from rgbx_seg_train.data.sources import UNION, modality_of, open_source, own_classes_of
 
@@ -111,6 +113,22 @@ def spread(length: int, count: int) -> list[int]:
     return [(2 * n + 1) * length // (2 * count) for n in range(count)]
 
 
+def as_seen(samples: Samples, index: int, sample: Sample) -> Sample:
+    """Return a sample with aux at the size of its file, if that is another one.
+
+    Training resizes aux to RGB's size first; the robot takes it straight to the network's.
+    """
+    while hasattr(samples, 'inner'):
+        samples = samples.inner
+    if not isinstance(samples, PublicSet):
+        return sample
+    entry = samples.entries[index]
+    if len(entry.aux) != 1 or image_size(entry.aux[0]) == sample.label.shape:
+        return sample
+    aux = samples.read_aux(entry)
+    return replace(sample, aux=aux.reshape(*aux.shape[:2], -1))
+
+
 class SamplePairs:
     """Some samples of each of several sources."""
 
@@ -127,7 +145,7 @@ class SamplePairs:
     def run(self, segmenter: Segmenter) -> Iterator[Seen]:
         """Run each pair, in order."""
         for samples, index in self._chosen:
-            sample = samples[index]
+            sample = as_seen(samples, index, samples[index])
             aux = np.ascontiguousarray(sample.aux)
             if self._data.zero_aux:
                 aux = np.zeros_like(aux)
