@@ -20,10 +20,10 @@ class SlowEngine:
     def __init__(self, model: engine.Model, options: engine.Options) -> None:
         """Open the real one, when it is time."""
         told = ''
-        while text := _read(model.bundle / 'opening'):
-            if text != told:
+        while (text := _read(model.bundle / 'opening')) is not None:
+            if text not in ('', told):  # empty while another one is being written
                 options.tell(text)
-            told = text
+                told = text
             time.sleep(0.02)
         if reason := _read(model.bundle / 'refusal'):
             raise RgbxSegError(reason)
@@ -38,11 +38,11 @@ class SlowEngine:
         return self._engine(rgb, aux)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> str | None:
     try:
         return path.read_text()
     except FileNotFoundError:
-        return ''
+        return None
 
 
 FAST = engine.BACKENDS['onnxruntime']

@@ -269,7 +269,7 @@ def test_what_does_not_fit_is_told_once_for_all_of_a_node(running):
             'the stamps of /apart/thermal/image_raw are 3.00 s ahead of those of /apart/rgb/image',
             'the stamps of /past/rgb/image_raw and /past/thermal/image_raw are 3600',
             'nobody publishes /silent/rgb/image_raw', 'nobody publishes /silent/thermal/image_raw',
-            '/robot cannot hear /segment/plain/mask: its QoS durability asks for more', other_type):
+            'cannot hear /segment/plain/mask: its QoS durability asks for more', other_type):
         assert tells(running, words), f'{words}\n{running.node.log}'
     assert '/swapped/rgb/image_raw holds mono16 and /swapped/thermal/image_raw holds rgb8' in (
         running.node.log)
