@@ -72,8 +72,8 @@ def convert(family: str, preset: str, out: Path, parts: Mapping[str, str], seed:
     model = build_model(config, n_classes)
     left, sources = set(model.state_dict()), []
     for name, where in parts.items():
-        if name == 'classes' and (told := tells_classes(where)) is not None:
-            check_classes(told, Path(where), config.data.class_infos)
+        if name == 'classes' and (header := tells_classes(where)) is not None:
+            check_classes(header, Path(where), config.data.class_infos)
         filled, origin = _fill(model, name, table.parts[name], where)
         left -= filled
         sources.append(Source(name, where, origin, len(filled)))

@@ -23,6 +23,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModelWithProjection, CLI
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import ClassInfo
 from rgbx_seg_train import text
+from rgbx_seg_train.checkpoint import load_checkpoint
 from rgbx_seg_train.config_file import parse_config
 from rgbx_seg_train.convert import convert
 from rgbx_seg_train.data.labels import CLASS_SETS
@@ -228,6 +229,21 @@ def test_the_converter_takes_the_file_for_its_classes_and_refuses_it_for_others(
         with pytest.raises(RgbxSegError, match="without 'glass'"):
             convert('shifnet', 'micro', out, {'classes': str(where)},
                     overrides=['data.classes=zju', *options[1:]])
+
+
+@pytest.mark.parametrize('kind', ['ours', 'foreign'])
+def test_the_converter_says_of_classes_what_the_user_told(kind, clip: Path, tmp_path: Path) -> None:
+    path, out = made(clip, tmp_path, FMB), tmp_path / 'start.safetensors'
+    rows = load_class_embeddings(path, FMB)
+    if kind == 'foreign':
+        path = tmp_path / 'classes.pt'
+        torch.save(rows, path)
+    convert('shifnet', 'micro', out, {'classes': str(path)}, overrides=[
+        'data.classes=fmb', f'model.options.text_dim={WIDTH}', 'export.model_license=MIT'])
+    assert load_file(out)['model/class_embeddings'].equal(rows)
+    export = load_checkpoint(out).config.export
+    assert export.model_license == 'MIT'
+    assert export.training_data.startswith(f'weights: classes from {path.name} (sha256 ')
 
 
 def test_the_command_takes_a_class_set_or_a_configuration(
