@@ -10,8 +10,6 @@ it.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -38,6 +36,7 @@ from rgbx_seg_train.evaluate_model import open_model as open_model
 from rgbx_seg_train.evaluate_report import check_target, new_report, write_report
 from rgbx_seg_train.evaluate_run import DataSet, Evaluation, Options, evaluate_sets, open_sets
 from rgbx_seg_train.evaluate_windows import Passes
+from rgbx_seg_train.json_file import check_json, write_json
 
 ROBUSTNESS, PICTURES = 50, 6  # of a report
 
@@ -185,6 +184,8 @@ def _main() -> None:
     report = args.out is not None and args.out.suffix != '.json'
     if report:
         check_target(args.out)
+    else:
+        check_json(args.out)
     model = open_subject(args.model, args.backend, args.precision, passes)
     config = _config(args, model)
     sources = getattr(config.data, args.split)
@@ -200,31 +201,22 @@ def _main() -> None:
             found = evaluate_sets(model, sets, config.data, options, folder)
             found.summary.update(about)
             write_report(folder, found)
-    else:
-        found = evaluate_sets(model, sets, config.data, options)
-        found.summary.update(about)
+        _tell(found)
+        print(f'report: {args.out / "index.html"}')
+        return
+    found = evaluate_sets(model, sets, config.data, options)
+    found.summary.update(about)
+    try:
         if args.out:
             write_json(args.out, found.summary)
-    _tell(found, args.out if report else None)
+    finally:  # what took hours is told, also if the disk is full by now
+        _tell(found)
 
 
-def _tell(found: Evaluation, out: Path | None) -> None:
+def _tell(found: Evaluation) -> None:
     if 'box_score' in found.summary:
         print('IoU is against weak labels: read the boxes.')
     print(tables(found.summary))
-    if out is not None:
-        print(f'report: {out / "index.html"}')
-
-
-def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}-{os.getpid()}')
-    try:
-        temporary.write_text(json.dumps(data, indent=2) + '\n', encoding='utf-8')
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def main() -> int:

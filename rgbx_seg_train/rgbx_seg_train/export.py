@@ -41,10 +41,10 @@ from rgbx_seg_train.config import Config, DataConfig
 from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.data.sources import modality_of, open_source
-from rgbx_seg_train.evaluate import write_json
 from rgbx_seg_train.export_phases import Phases
 from rgbx_seg_train.export_report import Report, camera_notes, tell
 from rgbx_seg_train.export_scores import Measured, measure, read_scores
+from rgbx_seg_train.json_file import check_json, write_json
 from rgbx_seg_train.onnx_graph import OPSET, node_counts, to_onnx
 from rgbx_seg_train.pairs import PairSet
 from rgbx_seg_train.parity import TIE, TIE_HALVED, compare
@@ -257,6 +257,7 @@ def _parser() -> Arguments:
 
 def _main() -> None:
     args = _parser().parse_args()
+    check_json(args.json)
     report = export(args.checkpoint, args.out, read_scores(args.scores), args.overrides,
                     progress=True, checks=_checks(args))
     print(tell(args.out, report, args.nodes))

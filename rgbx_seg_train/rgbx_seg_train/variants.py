@@ -20,8 +20,8 @@ from rgbx_seg_ros.engine import Model, Size, graphs
 from rgbx_seg_ros.manifest import MAX_SIDE, Manifest, load_bundle
 from rgbx_seg_train.ablation import Row, ablate
 from rgbx_seg_train.config import Config
-from rgbx_seg_train.evaluate import write_json
 from rgbx_seg_train.frames import Frame, record, refuse_shared
+from rgbx_seg_train.json_file import check_json, write_json
 from rgbx_seg_train.pairs import PairSet, Use, is_shared_bag, open_pairs
 from rgbx_seg_train.variant_maker import FORMS, GROUPS, Made, Pairs, add_variants
 
@@ -97,6 +97,7 @@ def _parser() -> Arguments:
 
 def _main() -> None:
     args = _parser().parse_args()
+    check_json(args.json)
     overrides = [word for word in args.words if '=' in word]
     words = [word for word in args.words if '=' not in word]
     camera = _camera(args.camera)

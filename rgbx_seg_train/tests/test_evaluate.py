@@ -265,11 +265,31 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path, monkeypatch, capsy
     assert (out / 'thesis.txt').read_text() == 'years'
 
 
-def test_scores_that_cannot_be_written_leave_nothing(tmp_path):
-    (tmp_path / 'out').mkdir()
-    with pytest.raises(OSError):
-        evaluate_module.write_json(tmp_path / 'out', {})
-    assert [p.name for p in tmp_path.iterdir()] == ['out']
+@pytest.mark.parametrize(('place', 'words'), [
+    ('folder.json', 'folder.json is a folder; expected the name of a JSON file'),
+    ('file/scores.json', 'no file can be written in'),
+])
+def test_a_place_that_takes_no_scores_is_refused_before_anything_runs(
+        tmp_path, monkeypatch, capsys, place, words):
+    (tmp_path / 'folder.json').mkdir()
+    (tmp_path / 'file').write_text('')
+    assert command(monkeypatch, tmp_path / 'no.safetensors', '--out', tmp_path / place) == 1
+    assert words in capsys.readouterr().err  # and not of the checkpoint, which is not there
+
+
+def test_scores_that_cannot_be_written_are_told_nevertheless(tmp_path, monkeypatch, capsys):
+    path, _, _ = checkpoint(tmp_path)
+    out = tmp_path / 'scores' / 's.json'
+
+    def fill(*arguments):
+        (out / 'taken').mkdir(parents=True)
+        return evaluate_sets(*arguments)
+
+    monkeypatch.setattr(evaluate_module, 'evaluate_sets', fill)
+    assert command(monkeypatch, path, '--out', out) == 1
+    said = capsys.readouterr()
+    assert 'miou ' in said.out and 's.json' in said.err
+    assert [one.name for one in out.parent.iterdir()] == ['s.json']
 
 
 @pytest.mark.parametrize(('given', 'words'), [
