@@ -38,11 +38,11 @@ def check(config: Config) -> list[Report]:
         OSError: a file is there, but not to be read.
 
     """
-    data, known, reports = config.data, {}, []
+    known, reports = {}, []
     for source, labeled in _sources(config):
-        report = _check(source, labeled, config, known.setdefault(
-            (own_classes_of(source, data), source.kind), {}))
-        reports.append(report)
+        alike = {name: '' for name in ('split', 'part') if hasattr(source, name)}
+        reports.append(_check(source, labeled, config, known.setdefault(
+            (replace(source, weight=1.0, **alike), labeled), {})))
     return reports
 
 
@@ -126,7 +126,7 @@ def _check(source: Source, labeled: bool, config: Config, known: Known) -> Repor
 def _open(source: Source, labeled: bool, config: Config) -> PublicSet:
     """Return the samples of a source, whether or not their files are there."""
     if not isinstance(source, FolderSource):
-        return PUBLIC_SETS[source.kind](source)
+        return PUBLIC_SETS[source.kind](source, labeled, Path(config.data.cache))
     own = own_classes_of(source, config.data)
     return FolderDataset(source, source.modality or config.data.modality,
                          CLASS_SETS.get(own, config.data.class_infos), own, labeled)
@@ -139,6 +139,7 @@ def _title(source: Source) -> str:
 
 
 def _some(texts: Sequence[str]) -> str:
+    texts = [*dict.fromkeys(texts)]  # what is wrong with a whole set comes with each file
     more = len(texts) - NAMED
     return '; '.join([*texts[:NAMED], *([f'and {more} more'] if more > 0 else [])])
 

@@ -133,9 +133,8 @@ class NYUSource(_Rooted):
     kind: str = 'nyu'
     root: str = ''  # holds RGB/, HHA/ or Depth/, Label/ and the lists
     split: str = choice('train', ('train', 'test'))
-    aux: str = choice('hha', ('hha', 'depth'))  # hha is computed from Depth/ where it is absent
+    aux: str = choice('hha', ('hha', 'depth'))  # hha is computed from Depth/ where absent
     depth_scale: float = number(0.001, 1e-6, 1)  # meters of one count of Depth/
-    hha_cache: str = 'runs/cache/hha'  # where computed HHA is kept; empty = nowhere
     weight: float = number(1.0, 0)
 
 

@@ -8,6 +8,7 @@ import json
 import sys
 
 import miniature
+import miniature_rgbx
 import numpy as np
 import pytest
 import yaml
@@ -197,6 +198,56 @@ def test_a_configuration_has_a_column_for_each_source_once(command, tmp_path, mo
     code, _, problems, _, _ = command(config, 'model.modalities=[event]')
     assert code == 1 and len(problems) == 3
     assert all('the model is built for event' in line for line in problems)
+
+
+def test_one_folder_under_other_settings_is_looked_at_again(command, tmp_path):
+    miniature_rgbx.write_zju(tmp_path / 'zju', 'bgr')
+    ours = {'kind': 'zju', 'root': str(tmp_path / 'zju'), 'split': 'val'}
+    config = write_config(tmp_path, train=[{**ours, 'channel_order': 'bgr'}],
+                          test=[{**ours, 'channel_order': 'rgb'}])
+    _, table, problems, _, _ = command(config, 'model.modalities=[polarization]')
+    assert table['wrong values'] == ['0', '1']
+    assert any('color (0, 0, 64), which no class has' in line for line in problems)
+
+
+def test_depth_that_is_no_depth_is_told_beside_what_can_be_read_of_it(command, tmp_path):
+    miniature_rgbx.write_nyu(tmp_path / 'nyu', hha=False, depth=np.full((24, 32), 9, np.uint16))
+    for name in '14':
+        miniature.save(np.full((24, 32), 90, np.uint8), tmp_path / 'nyu' / 'Depth' / f'{name}.png')
+    ours = {'kind': 'nyu', 'root': str(tmp_path / 'nyu')}
+    config = write_config(tmp_path, train=[{**ours, 'aux': 'depth'}, {**ours, 'aux': 'hha'}])
+    _, table, _, _, _ = command(config, 'model.modalities=[depth]')
+    assert table['wrong values'] == ['0', '2']
+
+
+def test_what_is_wrong_with_all_files_alike_is_told_once(command, tmp_path):
+    miniature_rgbx.write_zju(tmp_path, street=False)
+    code, table, problems, _, _ = command('zju', tmp_path, 'split=train')
+    assert code == 1 and table['wrong values'] == ['3']
+    line = next(line for line in problems if '3 with wrong values: ' in line)
+    assert line.count('set channel_order to rgb or bgr') == 1 and 'more' not in line
+
+
+@pytest.mark.parametrize('kind, image', [
+    ('deliver', 'img/fog/train/MAP_1_point2/045051_rgb_front.png'),
+    ('coco_stuff', 'images/train2017/000000000009.jpg')])
+def test_an_image_that_only_its_label_tells_of_is_named(command, tmp_path, kind, image):
+    getattr(miniature_rgbx, f'write_{kind}')(tmp_path)
+    (tmp_path / image).unlink()
+    _, table, problems, _, _ = command(kind, tmp_path, 'split=train')
+    assert table['rgb missing'] == ['1'] and any(line.endswith(image) for line in problems)
+
+
+def test_labels_that_are_not_read_are_not_looked_at(command, tmp_path):
+    root = write_folder(tmp_path / 'images')
+    miniature.save(np.full((32, 48), 99, np.uint8), root / 'label' / '00001D.png')
+    miniature_rgbx.write_urbanlf(tmp_path / 'urbanlf', split='test', labels=False)
+    config = write_config(tmp_path, unlabeled=[
+        {'kind': 'folder', 'root': str(root)},
+        {'kind': 'urbanlf', 'root': str(tmp_path / 'urbanlf'), 'split': 'test'}])
+    _, table, problems, _, _ = command(config, 'model.modalities=[]')
+    assert table['wrong values'] == table['label missing'] == ['0', '0']
+    assert problems == ['- urbanlf test: 3 samples, officially 214']
 
 
 def test_own_classes_are_checked_by_their_configuration(command, tmp_path):

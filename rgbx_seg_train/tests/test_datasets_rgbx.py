@@ -21,7 +21,7 @@ from rgbx_seg_train.config_sources import (
     UrbanLFSource,
     ZJUSource,
 )
-from rgbx_seg_train.data import nyu, zju
+from rgbx_seg_train.data import images, nyu, zju
 from rgbx_seg_train.data.hha import KINECT, to_hha
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION
 from rgbx_seg_train.data.polarization import ANGLES, MEASURES
@@ -107,6 +107,29 @@ class TestDeLiVER:
         with raises_sentence('img: no such folder'):
             opened(DeLiVERSource(root=str(tmp_path)))
 
+    def test_a_gray_depth_is_decoded_once(self, tmp_path, monkeypatch):
+        name = next(iter(mini.write_deliver(tmp_path)))
+        mini.save(tmp_path / 'depth' / f'{name}_depth_front.png',
+                  mini.noise(3, mini.HEIGHT, mini.WIDTH))
+        read, original = [], images._read
+        monkeypatch.setattr(images, '_read', lambda path, *a: read.append(path.parts[-5])
+                            or original(path, *a))
+        opened(DeLiVERSource(root=str(tmp_path), aux='depth'))[0]
+        assert sorted(read) == ['depth', 'img']
+
+    @pytest.mark.parametrize(('choice', 'names'), [
+        ({}, ['cloud', 'rain']), ({'weather': 'rain'}, ['rain']), ({'case': 'lidarjitter'}, [])])
+    def test_a_label_without_an_image_is_not_forgotten(self, tmp_path, choice, names):
+        mini.write_deliver(tmp_path)
+        lonely = [tmp_path / 'img' / part / 'train' / 'MAP_1_point2' / f'{number}_rgb_front.png'
+                  for part, number in (('cloud', '045050'), ('rain', '045053'))]
+        for path in lonely:
+            path.unlink()
+        samples = opened(DeLiVERSource(root=str(tmp_path), **choice))
+        found = [entry for entry in samples.everything() if entry not in samples.entries]
+        assert [entry.rgb for entry in found] == [p for p in lonely if p.parts[-4] in names]
+        assert all(entry.label.is_file() for entry in found)
+
     def test_the_official_number_is_known(self, tmp_path):
         mini.write_deliver(tmp_path)
         assert opened(DeLiVERSource(root=str(tmp_path))).expected() == 3983
@@ -128,35 +151,49 @@ class TestNYU:
     def test_hha_is_computed_of_depth_and_kept(self, tmp_path, monkeypatch):
         depth = self.room()
         mini.write_nyu(tmp_path / 'nyu', hha=False, depth=depth)
-        source = NYUSource(root=str(tmp_path / 'nyu'), hha_cache=str(tmp_path / 'cache'))
-        first = opened(source)[0].aux
+        source = NYUSource(root=str(tmp_path / 'nyu'))
+        first = nyu.NYU(source, cache=tmp_path)[0].aux
         np.testing.assert_array_equal(first, to_hha(depth / 1000.0))
         monkeypatch.setattr(nyu, 'to_hha', None)  # a second time it would fail
-        np.testing.assert_array_equal(opened(source)[0].aux, first)
+        np.testing.assert_array_equal(nyu.NYU(source, cache=tmp_path)[0].aux, first)
 
     def test_a_broken_file_of_the_cache_is_made_anew(self, tmp_path):
         mini.write_nyu(tmp_path / 'nyu', hha=False, depth=self.room())
-        source = NYUSource(root=str(tmp_path / 'nyu'), hha_cache=str(tmp_path / 'cache'))
-        first = opened(source)[0].aux
-        kept, = (tmp_path / 'cache').iterdir()
+        source = NYUSource(root=str(tmp_path / 'nyu'))
+        first = nyu.NYU(source, cache=tmp_path)[0].aux
+        kept, = (tmp_path / 'hha').iterdir()
         kept.write_bytes(kept.read_bytes()[:40])
-        np.testing.assert_array_equal(opened(source)[0].aux, first)
+        np.testing.assert_array_equal(nyu.NYU(source, cache=tmp_path)[0].aux, first)
 
     def test_hha_is_computed_anew_of_another_depth(self, tmp_path):
         mini.write_nyu(tmp_path / 'nyu', hha=False, depth=self.room())
-        source = NYUSource(root=str(tmp_path / 'nyu'), hha_cache=str(tmp_path / 'cache'))
-        first = opened(source)[0].aux
+        source = NYUSource(root=str(tmp_path / 'nyu'))
+        first = nyu.NYU(source, cache=tmp_path)[0].aux
         path = tmp_path / 'nyu' / 'Depth' / '1.png'
         mini.save(path, self.room() + np.uint16(500))
         os.utime(path, (1, 1))
-        assert (opened(source)[0].aux != first).any()
+        assert (nyu.NYU(source, cache=tmp_path)[0].aux != first).any()
+
+    def test_hha_is_computed_anew_in_another_unit(self, tmp_path):
+        mini.write_nyu(tmp_path / 'nyu', hha=False, depth=self.room())
+        for scale in (0.001, 0.0012):
+            source = NYUSource(root=str(tmp_path / 'nyu'), depth_scale=scale)
+            expected = to_hha(self.room().astype(np.float32) * np.float32(scale))
+            found = nyu.NYU(source, cache=tmp_path)[0].aux
+            np.testing.assert_array_equal(found, expected)
+
+    def test_hha_is_kept_where_the_configuration_keeps_what_is_computed(self, tmp_path):
+        mini.write_nyu(tmp_path / 'nyu', hha=False, depth=self.room())
+        data = DataConfig(classes='nyu40', cache=str(tmp_path / 'cache'))
+        open_source(NYUSource(root=str(tmp_path / 'nyu')), data)[0]
+        assert len(list((tmp_path / 'cache' / 'hha').iterdir())) == 1
 
     def test_another_unit_of_depth_can_be_told_and_is_noticed(self, tmp_path):
         mini.write_nyu(tmp_path, hha=False, depth=self.room() * np.uint16(10))
-        tenths = NYUSource(root=str(tmp_path), hha_cache='', depth_scale=1e-4)
-        np.testing.assert_array_equal(opened(tenths)[0].aux, to_hha(self.room() / 1000.0))
+        tenths = NYUSource(root=str(tmp_path), depth_scale=1e-4)
+        np.testing.assert_array_equal(nyu.NYU(tenths)[0].aux, to_hha(self.room() / 1000.0))
         with raises_sentence('median depth is .* correct depth_scale'):
-            opened(NYUSource(root=str(tmp_path), hha_cache=''))[0]
+            nyu.NYU(NYUSource(root=str(tmp_path)))[0]
 
     def test_depth_is_scaled_as_on_the_robot(self, tmp_path):
         mini.write_nyu(tmp_path, depth=self.room())
@@ -164,10 +201,20 @@ class TestNYU:
         expected = to_uint8(self.room(), aux_encoding('depth')).astype(int)
         assert np.abs(sample.aux[..., 0] - expected).max() <= 1
 
+    @pytest.mark.parametrize('channels', [1, 4])
+    def test_depth_of_eight_bits_stays_as_it_is(self, tmp_path, channels):
+        mini.write_nyu(tmp_path, depth=self.room())
+        gray = mini.noise(3, 120, 160)
+        image = gray if channels == 1 else np.dstack([gray, gray, gray, gray // 2])
+        mini.save(tmp_path / 'Depth' / '1.png', image)
+        sample = opened(NYUSource(root=str(tmp_path), aux='depth'))[0]
+        for channel in range(sample.aux.shape[2]):
+            np.testing.assert_array_equal(sample.aux[..., channel], gray)
+
     def test_depth_of_another_shape_is_refused(self, tmp_path):
         mini.write_nyu(tmp_path, hha=False, depth=self.room()[:, :140].copy())
         with raises_sentence('140x120; expected the shape of 640x480'):
-            opened(NYUSource(root=str(tmp_path), hha_cache=''))[0]
+            nyu.NYU(NYUSource(root=str(tmp_path)))[0]
 
     def test_an_unknown_id_is_named(self, tmp_path):
         mini.write_nyu(tmp_path)
@@ -304,6 +351,16 @@ class TestCocoStuff:
         with raises_sentence('000000000009.png: no such file'):
             opened(CocoStuffSource(root=str(tmp_path)))
 
+    @pytest.mark.parametrize('kind', ['train_ids', 'raw', 'detectron2'])
+    def test_a_label_without_an_image_is_not_forgotten(self, tmp_path, kind):
+        mini.write_coco_stuff(tmp_path, kind)
+        lonely = tmp_path / 'images' / 'train2017' / '000000000025.jpg'
+        lonely.unlink()
+        samples = opened(CocoStuffSource(root=str(tmp_path)))
+        assert [entry.name for entry in samples.entries] == ['000000000009']
+        first, second = samples.everything()
+        assert first == samples.entries[0] and second.rgb == lonely and second.label.is_file()
+
     def test_no_labels_at_all_are_told(self, tmp_path):
         mini.write_coco_stuff(tmp_path)
         with raises_sentence('no label is there'):
@@ -335,6 +392,25 @@ def test_all_of_them_make_one_batch_for_a_joint_network(tmp_path):
         ('deliver', 'event'), ('nyu40', 'depth'), ('zju', 'polarization'),
         ('urbanlf', 'lightfield'), ('coco_stuff', 'thermal')}
     assert (batch.label[batch.label != 255] < 70).all() and (batch.label != 255).any()
+
+
+@pytest.mark.parametrize(('write', 'source', 'folder'), [
+    (mini.write_deliver, DeLiVERSource, 'semantic'), (mini.write_nyu, NYUSource, 'Label'),
+    (mini.write_zju, ZJUSource, 'train/label'), (mini.write_coco_stuff, CocoStuffSource,
+                                                 'annotations')])
+def test_unlabeled_pairs_need_no_labels(tmp_path, write, source, folder):
+    ids = write(tmp_path)
+    labeled = opened(source(root=str(tmp_path)))
+    expected = [labeled[n] for n in range(len(labeled))]
+    (tmp_path / folder).rename(tmp_path / 'elsewhere')
+    data = DataConfig(classes='own', own_classes={'a': None, 'b': None})
+    samples = open_source(source(root=str(tmp_path)), data, labeled=False)
+    assert len(samples) == len(expected) <= len(ids)
+    for n, sample in enumerate(expected):
+        np.testing.assert_array_equal(samples[n].rgb, sample.rgb)
+        np.testing.assert_array_equal(samples[n].aux, sample.aux)
+        assert (samples[n].label == 255).all() and samples[n].label.shape == sample.label.shape
+        assert samples[n].classes == 'own'
 
 
 def test_pillow_writes_what_opencv_reads(tmp_path):

@@ -20,7 +20,7 @@ from small_runs import small_config, use_stub, write_folder
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_ros.thermal import to_uint8
-from rgbx_seg_train.config import DataConfig, FolderSource
+from rgbx_seg_train.config import DataConfig, FolderSource, SyntheticSource
 from rgbx_seg_train.config_file import config_to_dict, parse_config
 from rgbx_seg_train.config_sources import FMBSource, MFNetSource, MSRSSource, PST900Source
 from rgbx_seg_train.data.check import verify
@@ -375,6 +375,29 @@ def test_unlabeled_pairs_need_no_label(tmp_path):
     assert {int(value) for sample in samples for value in np.unique(sample.label)} == {UNLABELED}
     with pytest.raises(RgbxSegError, match='label: no such folder'):
         open_source(source, data_of())
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_unlabeled_pairs_of_public_sets_need_no_labels_either(tmp_path, name):
+    writer, kind = WRITERS[name]
+    writer(tmp_path / 'set')
+    source = kind(root=str(tmp_path / 'set'))
+    expected = list(opened(source))
+    for path in sorted((tmp_path / 'set').rglob('*abel*')):
+        if path.is_dir():
+            path.rename(tmp_path / f'away{len(list(tmp_path.iterdir()))}')
+    samples = opened(source, 'zju', labeled=False)
+    for sample, known in zip(samples, expected, strict=True):
+        np.testing.assert_array_equal(sample.rgb, known.rgb)
+        np.testing.assert_array_equal(sample.aux, known.aux)
+        assert (sample.label == UNLABELED).all() and sample.classes == 'zju'
+    verify([samples], small_config(tmp_path))
+
+
+def test_rendered_scenes_without_labels_go_to_any_classes(tmp_path):
+    data = data_of(classes='own', own_classes=OWN, cache=str(tmp_path), height=24, width=32)
+    sample = open_source(SyntheticSource(count=1), data, labeled=False)[0]
+    assert (sample.label == UNLABELED).all() and sample.classes == 'own'
 
 
 # --- what is verified before the first step

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from reading import assert_labels, opened, raises_sentence
 
+from rgbx_seg_train.config import DataConfig
 from rgbx_seg_train.config_sources import UrbanLFSource
 from rgbx_seg_train.data.sample import CorruptImage
+from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.data.urbanlf import UrbanLF
 
 
@@ -46,6 +48,16 @@ class TestUrbanLF:
         mini.write_urbanlf(tmp_path, split='test', labels=False)
         with raises_sentence('keeps to itself'):
             opened(UrbanLFSource(root=str(tmp_path), split='test'))
+
+    def test_withheld_labels_are_not_missed_where_nobody_reads_them(self, tmp_path):
+        mini.write_urbanlf(tmp_path, split='test', labels=False)
+        source = UrbanLFSource(root=str(tmp_path), split='test')
+        samples = open_source(source, DataConfig(classes='mfnet'), labeled=False)
+        assert [samples[n].rgb.shape[:2] for n in range(3)] == [(18, 26), (18, 26), (20, 28)]
+        assert all((samples[n].label == 255).all() for n in range(3))
+        (tmp_path / 'Syn' / 'test' / 'Bus1' / '1_1.png').unlink()
+        with raises_sentence('Bus1/1_1.png: no such file'):
+            open_source(source, DataConfig(), labeled=False)
 
     def test_the_test_split_is_one_only_with_labels(self, tmp_path):
         source = UrbanLFSource(root=str(tmp_path))

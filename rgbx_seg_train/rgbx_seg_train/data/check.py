@@ -25,7 +25,6 @@ from rgbx_seg_train.config import Config
 from rgbx_seg_train.data import images, labels, public
 from rgbx_seg_train.data.public import Entry, PublicSet
 from rgbx_seg_train.data.sample import CorruptImage, Samples
-from rgbx_seg_train.data.sources import Unlabeled
 
 MAX_THREADS = 16
 State = list[int]  # size and time of a label and of its image
@@ -43,12 +42,11 @@ def verify(sets: Sequence[Samples], config: Config) -> None:
             there, or the model is built for other modalities.
 
     """
-    chains = [list(_unwrapped(samples)) for samples in sets]
-    for chain in chains:
-        verify_modality(chain[-1], config.model.modalities)
-    for chain in chains:
-        inner = chain[-1]
-        if isinstance(inner, PublicSet) and not any(isinstance(s, Unlabeled) for s in chain):
+    innermost = [_unwrapped(samples) for samples in sets]
+    for inner in innermost:
+        verify_modality(inner, config.model.modalities)
+    for inner in innermost:
+        if isinstance(inner, PublicSet) and inner.labeled:
             _verify_labels(inner, Path(config.data.cache))
 
 
@@ -73,12 +71,11 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], title: str
         executor.shutdown(cancel_futures=True)
 
 
-def _unwrapped(samples: Samples) -> Iterator[Samples]:
-    """Yield a set, and the sets that it wraps, the innermost last."""
-    yield samples
+def _unwrapped(samples: Samples) -> Samples:
+    """Return the innermost of the sets that a set wraps."""
     while hasattr(samples, 'inner'):
         samples = samples.inner
-        yield samples
+    return samples
 
 
 def verify_modality(samples: Samples, built_for: Sequence[str]) -> None:

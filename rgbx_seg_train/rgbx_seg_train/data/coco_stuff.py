@@ -10,6 +10,7 @@ is black, as of a robot whose second camera is missing: a network learns from th
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -42,19 +43,36 @@ class CocoStuff(PublicSet):
 
     def find(self) -> list[Entry]:
         """Return the samples of the split, by name."""
-        split = f'{self.source.split}2017'
-        marked = self.root / 'annotations' / split
-        folders = (marked, self.root / TRAIN_IDS_FOLDER / split)
-        labels = [list_images(folder) if folder.is_dir() else {} for folder in folders]
-        if not any(labels):
-            raise RgbxSegError(f'{marked}: no label is there; expected NAME{TRAIN_IDS_SUFFIX}.png '
-                               'or NAME.png; correct root or split.')
+        marked, ids = self._labels()
+        if self.labeled and not marked and not ids:
+            raise RgbxSegError(f'{self._folder("annotations")}: no label is there; expected '
+                               f'NAME{TRAIN_IDS_SUFFIX}.png or NAME.png; correct root or split.')
         entries = []
-        for name, rgb in list_images(self.root / 'images' / split).items():
-            found = (labels[0].get(name + TRAIN_IDS_SUFFIX) or labels[1].get(name)
-                     or labels[0].get(name, marked / f'{name}.png'))
+        for name, rgb in list_images(self._folder('images')).items():
+            found = (marked.get(name + TRAIN_IDS_SUFFIX) or ids.get(name)
+                     or marked.get(name, self._folder('annotations') / f'{name}.png'))
             entries.append(Entry(name, rgb, (), found))
         return entries
+
+    def everything(self) -> list[Entry]:
+        """Return the samples, and those of which there is a label alone."""
+        if not self.labeled:
+            return self.entries
+        marked, ids = self._labels()
+        labels = {**marked, **ids, **{name.removesuffix(TRAIN_IDS_SUFFIX): path
+                                      for name, path in marked.items()}}
+        lonely = labels.keys() - {entry.name for entry in self.entries}
+        images = self._folder('images')
+        return [*self.entries, *(Entry(name, images / f'{name}.jpg', (), labels[name])
+                                 for name in sorted(lonely)
+                                 if not name.endswith(TRAIN_IDS_SUFFIX))]
+
+    def _labels(self) -> list[dict[str, Path]]:
+        folders = (self._folder('annotations'), self._folder(TRAIN_IDS_FOLDER))
+        return [list_images(folder) if folder.is_dir() else {} for folder in folders]
+
+    def _folder(self, name: str) -> Path:
+        return self.root / name / f'{self.source.split}2017'
 
     def read_aux(self, entry: Entry) -> Image:
         """Return black uint8 (H, W)."""

@@ -23,13 +23,13 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.data.images import read_color, read_raw
-from rgbx_seg_train.data.public import Entry, PublicSet, id_table, read_aux_image, read_ids
+from rgbx_seg_train.data.public import Entry, PublicSet, aux_of, id_table, read_ids
 from rgbx_seg_train.data.sample import Image
 from rgbx_seg_train.data.synthetic import aux_encoding
 
 WEATHERS = ('cloud', 'fog', 'night', 'rain', 'sun')
 CASES = ('motionblur', 'overexposure', 'underexposure', 'lidarjitter', 'eventlowres')
-SUFFIX = '_rgb_front.png'
+SUFFIX, LABEL_SUFFIX = '_rgb_front.png', '_semantic_front.png'
 # aux: the part of the file's name; its folder has the name of the aux
 NAMES = {'event': 'event', 'depth': 'depth', 'hha': 'depth', 'lidar': 'lidar'}
 CARLA_RANGE_M, CARLA_COUNTS = 1000.0, (1 << 24) - 1  # of depth in three channels
@@ -63,25 +63,35 @@ class DeLiVER(PublicSet):
         if not images.is_dir():
             raise RgbxSegError(f'{images}: no such folder; expected DeLiVER\'s RGB images; correct '
                                'root.')
+        return self._entries(self._names('img', SUFFIX))
+
+    def everything(self) -> list[Entry]:
+        """Return the samples, and those of which there is a label alone."""
+        if not self.labeled:
+            return self.entries
+        return self._entries(self._names('img', SUFFIX) | self._names('semantic', LABEL_SUFFIX))
+
+    def _names(self, folder: str, suffix: str) -> set[Path]:
+        """Return WEATHER/SPLIT/PLACE/NUMBER of the files in a folder of the root."""
         weathers = [self.source.weather] if self.source.weather else WEATHERS
-        paths = (path for weather in weathers for path in sorted(
-            (images / weather / self.source.split).glob(f'*/*{SUFFIX}')))
-        entries = (self._entry(path.relative_to(images)) for path in paths)
+        return {path.relative_to(self.root / folder).with_name(path.name.removesuffix(suffix))
+                for weather in weathers for path in
+                (self.root / folder / weather / self.source.split).glob(f'*/*{suffix}')}
+
+    def _entries(self, names: set[Path]) -> list[Entry]:
+        entries = (self._entry(name.parent, name.name) for name in sorted(names))
         return [entry for entry in entries
                 if self.source.case in ('', entry.conditions.get('case'))]
 
-    def _entry(self, path: Path) -> Entry:
-        """Return the sample of an RGB image, named from img/ on."""
-        place, number = path.parent, path.name.removesuffix(SUFFIX)
+    def _entry(self, place: Path, number: str) -> Entry:
         aux = place / f'{number}_{NAMES[self.source.aux]}_front.png'
-        case = next((case for case in CASES if case in str(path)), None)
+        case = next((case for case in CASES if case in str(place / number)), None)
         weather = place.parts[0]
         conditions = {'time': 'night' if weather == 'night' else 'day', 'weather': weather,
                       **({'case': case} if case else {})}
-        label = place / f'{number}_semantic_front.png'
-        return Entry(str(place / number), self.root / 'img' / path,
-                     (self.root / self.source.aux / aux,), self.root / 'semantic' / label,
-                     conditions)
+        return Entry(str(place / number), self.root / 'img' / place / f'{number}{SUFFIX}',
+                     (self.root / self.source.aux / aux,),
+                     self.root / 'semantic' / place / f'{number}{LABEL_SUFFIX}', conditions)
 
     def read_aux(self, entry: Entry) -> Image:
         """Return aux uint8 (h, w) or (h, w, 3) at its own size."""
@@ -90,7 +100,7 @@ class DeLiVER(PublicSet):
         raw = read_raw(entry.aux[0])
         if raw.dtype == np.uint8 and raw.ndim == 3 and np.ptp(raw[..., :3], axis=2).any():
             return to_uint8(carla_depth(raw), aux_encoding('depth'))
-        return read_aux_image(entry.aux[0], self.modality)
+        return aux_of(entry.aux[0], raw, self.modality)
 
     def read_pair(self, entry: Entry) -> tuple[Image, Image]:
         """Return rgb and aux of one size: an event image is smaller, and each event stays one."""

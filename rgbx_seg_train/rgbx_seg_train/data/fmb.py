@@ -24,7 +24,6 @@ from rgbx_seg_train.data.public import (
     ids_of,
     ids_of_colors,
     pair_up,
-    read_aux_image,
     read_names,
 )
 from rgbx_seg_train.data.sample import Image
@@ -53,12 +52,8 @@ class FMB(PublicSet):
         folder, names = self.root / self.source.split, None
         if (self.root / FOLDERS[0]).is_dir():
             folder, names = self.root, read_names(self.root / f'{self.source.split}.txt')
-        files = pair_up([folder / name for name in FOLDERS], names)
+        files = pair_up([folder / name for name in FOLDERS], names, self.labeled)
         return [Entry(name, rgb, (aux,), label) for name, (rgb, aux, label) in files.items()]
-
-    def read_aux(self, entry: Entry) -> Image:
-        """Return thermal uint8 (h, w)."""
-        return read_aux_image(entry.aux[0], self.modality)
 
     def read_label(self, entry: Entry) -> Image:
         """Return ids 0..13, or 0..14 in the protocol of 15, from ids or colors."""

@@ -26,7 +26,6 @@ from rgbx_seg_train.data.public import (
     Entry,
     PublicSet,
     ids_of_colors,
-    read_aux_image,
     time_in_name,
 )
 from rgbx_seg_train.data.sample import ODD_CHANNELS, Image, Sample, night_of
@@ -46,12 +45,10 @@ class FolderDataset(PublicSet):
         self.source, self.root = source, Path(source.root)
         self.modality, self.classes, self._infos = modality, own, tuple(classes)
         self._rgb, self._aux = (list_images(self.root / name) for name in ('rgb', modality))
-        needed = labeled and not source.boxes_dir
+        self.labeled, boxes = labeled, labeled and source.boxes_dir
         folder = self.root / source.label_dir
-        self._labels = list_images(folder) if needed or folder.is_dir() else {}
-        self._boxes = (list_files(self.root / source.boxes_dir, ('.txt',)) if source.boxes_dir
-                       else {})
-        self._labeled = labeled
+        self._labels = list_images(folder) if labeled and (not boxes or folder.is_dir()) else {}
+        self._boxes = list_files(self.root / boxes, ('.txt',)) if boxes else {}
         self.entries = self.find()
         self._latest: tuple[str, Sample] | None = None  # whoever scores asks for its boxes, too
         if not self.entries:
@@ -63,7 +60,7 @@ class FolderDataset(PublicSet):
     def find(self) -> list[Entry]:
         """Return the pairs, by name."""
         names = self._rgb.keys() & self._aux.keys()
-        if self._labeled:
+        if self.labeled:
             names &= self._labels.keys() | self._boxes.keys()
         return self._entries(names)
 
@@ -96,16 +93,12 @@ class FolderDataset(PublicSet):
         path = self._boxes.get(self.entries[index].name)
         return read_boxes(path, *self[index].label.shape) if path else ()
 
-    def read_aux(self, entry: Entry) -> Image:
-        """Return aux uint8 (h, w) or (h, w, C)."""
-        return read_aux_image(entry.aux[0], self.modality)
-
     def read_label(self, entry: Entry) -> Image:
         """Return ids uint8 (H, W), 255 unlabeled; RgbxSegError names a strange id or color."""
         label = read_label(entry.label)
         if label.ndim == 3:
-            ignored = () if BLACK in self._colors else (BLACK,)
-            return ids_of_colors(entry.label, label, self._colors, ignored)
+            colors = [info.color for info in self._infos]
+            return ids_of_colors(entry.label, label, colors, (BLACK,))
         if label.dtype != np.uint8:
             raise RgbxSegError(f'{entry.label}: the label is {label.dtype}; expected uint8; store '
                                'it with 8 bits.')
@@ -115,10 +108,6 @@ class FolderDataset(PublicSet):
                                f'0..{len(self._infos) - 1} or {UNLABELED}; correct the label or '
                                'the classes of the source.')
         return label
-
-    @property
-    def _colors(self) -> list[tuple[int, int, int]]:
-        return [info.color for info in self._infos]
 
     def _entries(self, names: Iterable[str]) -> list[Entry]:
         chosen = (name for name in sorted(names) if _chosen(name, self.source))
@@ -130,7 +119,7 @@ class FolderDataset(PublicSet):
         return images.get(name) or self.root / folder / f'{name}.png'
 
     def _label_path(self, name: str) -> Path | None:
-        if name not in self._labels and (name in self._boxes or not self._labeled):
+        if name not in self._labels and (name in self._boxes or not self.labeled):
             return None
         return self._path(self._labels, self.source.label_dir, name)
 
@@ -139,11 +128,11 @@ class FolderDataset(PublicSet):
         size = rgb.shape[:2]
         if aux.shape[:2] != size:
             aux = resize_to(aux, *size)
-        label = self.read_label(entry) if self._labeled and entry.label else None
+        label = self.read_label(entry) if entry.label else None
         if label is not None and label.shape != size:
             raise RgbxSegError(f'{entry.label}: {label.shape}; expected {size}, one id for each '
                                'pixel of the RGB image.')
-        if not self._labeled:
+        if not self.labeled:
             label = np.full(size, UNLABELED, np.uint8)
         elif entry.name in self._boxes:
             gray = aux if aux.ndim == 2 else aux.max(2)

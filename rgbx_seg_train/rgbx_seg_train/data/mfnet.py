@@ -24,7 +24,6 @@ from rgbx_seg_train.data.public import (
     PublicSet,
     id_table,
     pair_up,
-    read_aux_image,
     read_ids,
     read_names,
     time_in_name,
@@ -62,7 +61,8 @@ class MFNet(PublicSet):
         names = [name for name in read_names(self.root / f'{self.source.split}.txt')
                  if not name.endswith(MIRRORED)]
         return [Entry(name, rgb, tuple(aux), label, time_in_name(name))
-                for name, (rgb, *aux, label) in pair_up(folders, names).items()]
+                for name, (rgb, *aux, label) in pair_up(
+                    folders, names, self.labeled).items()]
 
     def read_pair(self, entry: Entry) -> tuple[Image, Image]:
         """Return rgb and aux; of one file with four channels where aux has none of its own."""
@@ -80,9 +80,7 @@ class MFNet(PublicSet):
 
     def read_aux(self, entry: Entry) -> Image:
         """Return thermal uint8 (h, w)."""
-        if entry.aux:
-            return read_aux_image(entry.aux[0], self.modality)
-        return self.read_pair(entry)[1]
+        return super().read_aux(entry) if entry.aux else self.read_pair(entry)[1]
 
     def read_label(self, entry: Entry) -> Image:
         """Return ids 0..8."""

@@ -15,7 +15,6 @@ from rgbx_seg_train.data.public import (
     PublicSet,
     id_table,
     pair_up,
-    read_aux_image,
     read_ids,
     time_in_name,
 )
@@ -33,13 +32,10 @@ class MSRS(PublicSet):
     def find(self) -> list[Entry]:
         """Return the samples of the split, by name."""
         folder = self.root / self.source.split
-        files = pair_up([folder / name for name in ('vi', 'ir', 'Segmentation_labels')])
+        files = pair_up([folder / name for name in ('vi', 'ir', 'Segmentation_labels')],
+                        labeled=self.labeled)
         return [Entry(name, rgb, (aux,), label, time_in_name(name))
                 for name, (rgb, aux, label) in files.items()]
-
-    def read_aux(self, entry: Entry) -> Image:
-        """Return thermal uint8 (h, w)."""
-        return read_aux_image(entry.aux[0], self.modality)
 
     def read_label(self, entry: Entry) -> Image:
         """Return ids 0..8."""

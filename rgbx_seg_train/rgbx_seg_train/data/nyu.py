@@ -24,7 +24,15 @@ from rgbx_seg_ros.register import write_atomically
 from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.data.hha import to_hha
 from rgbx_seg_train.data.images import read_color, read_raw
-from rgbx_seg_train.data.public import Entry, PublicSet, id_table, pair_up, read_ids, read_names
+from rgbx_seg_train.data.public import (
+    Entry,
+    PublicSet,
+    aux_of,
+    id_table,
+    pair_up,
+    read_ids,
+    read_names,
+)
 from rgbx_seg_train.data.sample import CorruptImage, Image
 from rgbx_seg_train.data.synthetic import aux_encoding
 
@@ -49,7 +57,8 @@ class NYU(PublicSet):
             raise RgbxSegError(f'{self.root / aux}: no such folder; expected NYUDepthV2\'s depth '
                                'images, or HHA/ beside RGB/; add one of them.')
         names = read_names(self.root / f'{self.source.split}.txt')
-        files = pair_up([self.root / name for name in ('RGB', aux, 'Label')], names)
+        files = pair_up([self.root / name for name in ('RGB', aux, 'Label')], names,
+                        self.labeled)
         return [Entry(name, rgb, (depth,), label) for name, (rgb, depth, label) in files.items()]
 
     def read_aux(self, entry: Entry) -> Image:
@@ -61,7 +70,7 @@ class NYU(PublicSet):
             return read_color(path)
         raw = read_raw(path)
         if raw.dtype == np.uint8:  # scaled by whoever made the files, as others pass them on
-            return to_uint8(raw, aux_encoding('depth'))
+            return aux_of(path, raw, self.modality)
         return to_uint8(self._depth(path, raw), aux_encoding('depth'))
 
     def read_label(self, entry: Entry) -> Image:
@@ -90,7 +99,7 @@ class NYU(PublicSet):
         state = (VERSION, str(path.resolve()), changed.st_size, changed.st_mtime_ns,
                  self.source.depth_scale)
         key = hashlib.sha256(repr(state).encode()).hexdigest()[:32]
-        kept = Path(self.source.hha_cache) / f'{key}.png' if self.source.hha_cache else None
+        kept = self.cache / 'hha' / f'{key}.png' if self.cache else None
         if kept and kept.is_file():
             with suppress(CorruptImage):  # a broken one is made anew
                 return read_color(kept)

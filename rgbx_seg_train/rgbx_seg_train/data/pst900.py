@@ -20,7 +20,6 @@ from rgbx_seg_train.data.public import (
     PublicSet,
     id_table,
     pair_up,
-    read_aux_image,
     read_ids,
 )
 from rgbx_seg_train.data.sample import Image
@@ -38,12 +37,13 @@ class PST900(PublicSet):
     def find(self) -> list[Entry]:
         """Return the samples of the split, by name."""
         folder = self.root / self.source.split
-        files = pair_up([folder / name for name in ('rgb', 'thermal', 'labels')])
+        files = pair_up([folder / name for name in ('rgb', 'thermal', 'labels')],
+                        labeled=self.labeled)
         return [Entry(name, rgb, (aux,), label) for name, (rgb, aux, label) in files.items()]
 
     def read_aux(self, entry: Entry) -> Image:
         """Return thermal uint8 (H, W)."""
-        thermal = read_aux_image(entry.aux[0], self.modality)
+        thermal = super().read_aux(entry)
         return fill_holes(thermal) if self.source.fill_holes else thermal
 
     def read_label(self, entry: Entry) -> Image:

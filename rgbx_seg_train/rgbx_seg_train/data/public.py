@@ -39,7 +39,7 @@ class Entry(NamedTuple):
     name: str
     rgb: Path
     aux: tuple[Path, ...]  # none where aux lies in the RGB file or does not exist
-    label: Path | None  # none where boxes stand for it
+    label: Path | None  # none where boxes stand for it, or nobody reads it
     conditions: Mapping[str, str] = NOTHING
 
     @property
@@ -75,14 +75,20 @@ class PublicSet(ABC):
         """Return the modality of a source's second image."""
         return cls.modality
 
-    def __init__(self, source: Any) -> None:
-        """Find what the split should hold; RgbxSegError if that is nothing."""
-        self.source, self.root = source, Path(source.root)
+    def __init__(self, source: Any, labeled: bool = True, cache: Path | None = None) -> None:
+        """Find what the split should hold; RgbxSegError if that is nothing.
+
+        Without `labeled`, labels need not be there and are not read. What takes long to compute is
+        kept in `cache`, if there is one.
+        """
+        self.source, self.root, self.labeled, self.cache = source, Path(source.root), labeled, cache
         if not self.root.is_dir():
             raise RgbxSegError(f'{self.root}: no such folder; expected the {source.kind} data set; '
                                'correct root.')
         self.classes, self.modality = self.classes_of(source), self.modality_of(source)
         self.entries = self.find()
+        if not labeled:
+            self.entries = [entry._replace(label=None) for entry in self.entries]
         if not self.entries:
             raise RgbxSegError(f'{self.root}: no sample of the split "{source.split}" of '
                                f'{source.kind} is there; see `rgbx_check_data {source.kind} '
@@ -96,9 +102,9 @@ class PublicSet(ABC):
         """Return RGB uint8 (H, W, 3)."""
         return read_color(entry.rgb)
 
-    @abstractmethod
     def read_aux(self, entry: Entry) -> Image:
         """Return aux uint8 (h, w) or (h, w, C)."""
+        return read_aux_image(entry.aux[0], self.modality)
 
     @abstractmethod
     def read_label(self, entry: Entry) -> Image:
@@ -137,13 +143,15 @@ class PublicSet(ABC):
         return len(self.entries)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return one sample; aux comes at the size of the label, as RGB has it."""
+        """Return one sample; aux comes at the size of RGB, which the label has."""
         entry = self.entries[index]
-        (rgb, aux), label = self.read_pair(entry), self.read_label(entry)
-        size = label.shape
-        if rgb.shape[:2] != size:
-            raise CorruptImage(f'{entry.label}: the label is {size[1]}x{size[0]} and the RGB image '
-                               f'{rgb.shape[1]}x{rgb.shape[0]}; expected one size; replace them.')
+        rgb, aux = self.read_pair(entry)
+        size = rgb.shape[:2]
+        label = self.read_label(entry) if self.labeled else np.full(size, UNLABELED, np.uint8)
+        if label.shape != size:
+            raise CorruptImage(f'{entry.label}: the label is {label.shape[1]}x{label.shape[0]} and '
+                               f'the RGB image {size[1]}x{size[0]}; expected one size; replace '
+                               'them.')
         if aux.shape[:2] != size:
             aux = resize_to(aux, *size)
         return Sample(rgb, aux.reshape(*size, -1), label, self.modality, entry.name,
@@ -152,7 +160,11 @@ class PublicSet(ABC):
 
 def read_aux_image(path: Path, modality: str) -> Image:
     """Return an aux image as the robot makes it from its camera's: uint8 (h, w) or (h, w, C)."""
-    raw = read_raw(path)
+    return aux_of(path, read_raw(path), modality)
+
+
+def aux_of(path: Path, raw: NDArray[np.generic], modality: str) -> Image:
+    """Return `read_aux_image` of a file that has been read."""
     if raw.ndim == 3 and raw.shape[2] == 4:  # transparency says nothing
         raw = np.ascontiguousarray(raw[..., :3])
     try:
@@ -161,13 +173,15 @@ def read_aux_image(path: Path, modality: str) -> Image:
         raise CorruptImage(f'{path}: {error}') from None
 
 
-def pair_up(folders: Sequence[Path], names: Iterable[str] | None = None
+def pair_up(folders: Sequence[Path], names: Iterable[str] | None = None, labeled: bool = True
             ) -> dict[str, tuple[Path, ...]]:
     """Return name -> file in each folder, whether or not it is there.
 
-    The names are those given, or of all images in any of the folders, sorted.
+    The names are those given, or of all images in any of the folders, sorted. The last folder, that
+    of labels, is left alone unless `labeled`.
     """
-    found = [list_images(folder) for folder in folders]
+    found = [list_images(folder) for folder in (folders if labeled else folders[:-1])]
+    found += [{}] * (len(folders) - len(found))
     if names is None:
         names = sorted(set().union(*found))
     suffixes = [next(iter(images.values())).suffix if images else '.png' for images in found]
@@ -189,7 +203,7 @@ def time_in_name(name: str) -> Mapping[str, str]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the names in a list of a split, without blanks, comments and suffixes' spaces."""
+    """Return the lines of a split's list, without those that are empty and blanks at the ends."""
     if not path.is_file():
         raise RgbxSegError(f'{path}: no such list; expected a name in each line; check the split '
                            'and root.')
@@ -198,7 +212,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_ids(path: Path, table: Image) -> Image:
-    """Return the ids of a label image (H, W) through a table uint8 (256,); -1 is never there.
+    """Return the ids of a label image (H, W) through a table uint8 (256,).
 
     `table` holds training ids, UNLABELED for what is ignored, and `INVALID` for values that no
     label of the data set may have. Of several channels the first has the ids.

@@ -39,13 +39,15 @@ def open_source(source: Source, data: DataConfig, native: bool = False,
 
     Rendered scenes come at the network's size or, if `native`, at the sensors'; images of files
     keep their own. Labels have the ids of the network's classes, or, where those are the union, of
-    the source's own; without `labeled` they are all 255.
+    the source's own; without `labeled` they are all 255, and those of files need not be there.
     """
     samples = _open(source, data, native, labeled)
+    if not labeled:
+        return Unlabeled(samples, data.classes)
     own = own_classes_of(source, data)
     if own != data.classes and data.classes != UNION:
         samples = Relabeled(samples, own, data.classes)
-    return samples if labeled else Unlabeled(samples)
+    return samples
 
 
 def own_classes_of(source: Source, data: DataConfig) -> str:
@@ -72,13 +74,13 @@ def _open(source: Source, data: DataConfig, native: bool, labeled: bool) -> Samp
         return SyntheticDataset(settings, Path(data.cache))
     if isinstance(source, FolderSource):
         own = own_classes_of(source, data)
-        if source.boxes_dir and own != RENDERED:
+        if labeled and source.boxes_dir and own != RENDERED:
             raise RgbxSegError(f'{source.root}: boxes_dir is {source.boxes_dir!r}, but weak labels '
                                f'are made only of the classes {RENDERED}, not {own}; remove '
                                'boxes_dir or choose other classes.')
         infos = CLASS_SETS.get(own, data.class_infos)
         return FolderDataset(source, source.modality or data.modality, infos, own, labeled)
-    samples = PUBLIC_SETS[source.kind](source)
+    samples = PUBLIC_SETS[source.kind](source, labeled, Path(data.cache))
     samples.require_files()
     return samples
 
@@ -105,11 +107,11 @@ class Relabeled:
 
 
 class Unlabeled:
-    """Samples whose labels are not shown."""
+    """Samples whose labels are not shown; whose classes they were does not matter."""
 
-    def __init__(self, samples: Samples) -> None:
-        """Take the samples."""
-        self.inner = samples
+    def __init__(self, samples: Samples, classes: str) -> None:
+        """Take the samples, and the name of the network's classes."""
+        self.inner, self._classes = samples, classes
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -118,7 +120,7 @@ class Unlabeled:
     def __getitem__(self, index: int) -> Sample:
         """Return one sample without its label."""
         sample = self.inner[index]
-        return replace(sample, label=np.full_like(sample.label, UNLABELED))
+        return replace(sample, label=np.full_like(sample.label, UNLABELED), classes=self._classes)
 
 
 class Mixture:
