@@ -17,7 +17,7 @@ import re
 import shutil
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from rgbx_seg_ros.eval_settings import EvalSettings
 from rgbx_seg_ros.manifest import MANIFEST_FILE, sha256_of
 
 PAGE_FILE, REPORT_FILE, TABLE_FILE, BAGS = 'index.html', 'report.json', 'frames.csv', 'bags'
+KEYS = {'format', 'bags', 'scores'}  # of the report
 LOCK_FILE = '.lock'
 METADATA = 'metadata.yaml'
 STORAGE_SUFFIXES = ('.mcap', '.db3')
@@ -169,7 +170,7 @@ def check_target(out: Path) -> None:
     names = {path.name for path in out.iterdir()}
     ours = {PAGE_FILE, REPORT_FILE, TABLE_FILE, BAGS, LOCK_FILE}
     strange = sorted(name for name in names - ours if not _is_leftover(name))
-    if not strange and (REPORT_FILE in names and not _is_report(out / REPORT_FILE)):
+    if not strange and REPORT_FILE in names and not is_report(out / REPORT_FILE, KEYS):
         strange = [REPORT_FILE]  # of something else, such as the demo
     if strange:
         raise RgbxSegError(f'--out {out} holds {strange[0]}, which no evaluation wrote; expected a '
@@ -181,11 +182,12 @@ def _is_leftover(name: str) -> bool:
                for own in (PAGE_FILE, REPORT_FILE, TABLE_FILE))
 
 
-def _is_report(file: Path) -> bool:
+def is_report(file: Path, keys: Set[str]) -> bool:
+    """Tell whether a file is a JSON object of a report's size that has all of some keys."""
     try:
         if file.stat().st_size > MAX_RESULT_BYTES:
             return False
-        return {'format', 'bags', 'scores'} <= json.loads(file.read_text('utf-8')).keys()
+        return keys <= json.loads(file.read_text('utf-8')).keys()
     except (OSError, ValueError, AttributeError):
         return False
 

@@ -15,14 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.eval_result import MAX_RESULT_BYTES, PICTURES, finite
-from rgbx_seg_ros.eval_tasks import PAGE_FILE, REPORT_FILE, TABLE_FILE, new_folder
+from rgbx_seg_ros.eval_result import PICTURES, finite
+from rgbx_seg_ros.eval_tasks import PAGE_FILE, REPORT_FILE, TABLE_FILE, is_report, new_folder
 from rgbx_seg_train.evaluate_page import render
 from rgbx_seg_train.evaluate_run import Evaluation
 
 # Columns of FrameRecord that a still image has.
 NUMBERS = ('labeled', 'accuracy', 'miou', 'boundary_miou', 'confidence', 'entropy', 'brightness',
            'aux_contrast')
+KEYS = {'protocol', 'sets', 'split'}  # of the report
 OURS = {PAGE_FILE, REPORT_FILE, TABLE_FILE, PICTURES}
 
 
@@ -35,21 +36,12 @@ def check_target(out: Path) -> None:
                            '.json; choose another name.')
     names = {path.name for path in out.iterdir()}
     strange = sorted(names - OURS)
-    if names and not strange and not _is_report(out / REPORT_FILE):
+    if names and not strange and not is_report(out / REPORT_FILE, KEYS):
         strange = [min(names)]
     if strange:
         raise RgbxSegError(f'--out {out} holds {strange[0]}, which rgbx_evaluate did not write; '
                            'expected a new folder, or an earlier report of it; choose another '
                            'name.')
-
-
-def _is_report(file: Path) -> bool:
-    try:
-        if file.stat().st_size > MAX_RESULT_BYTES:
-            return False
-        return {'protocol', 'sets', 'split'} <= json.loads(file.read_text('utf-8')).keys()
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 @contextmanager
