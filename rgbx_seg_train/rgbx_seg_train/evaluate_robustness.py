@@ -112,9 +112,3 @@ class Robustness:
 
 def _by_set(row: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: one['miou'] for name, one in row['sets'].items()}
-
-
-def spread(total: int, wanted: int) -> set[int]:
-    """Return `wanted` of the indices 0..total-1, or all of fewer, evenly apart."""
-    wanted = min(total, wanted)
-    return {number * total // wanted for number in range(wanted)}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +24,9 @@ from rgbx_seg_train.data.sample import Sample, Samples
 from rgbx_seg_train.data.sources import open_source
 from rgbx_seg_train.data.synthetic import CLASSES
 from rgbx_seg_train.evaluate_model import Kind, Predictor, kind_of
-from rgbx_seg_train.evaluate_robustness import Robustness, spread
+from rgbx_seg_train.evaluate_robustness import Robustness
 from rgbx_seg_train.evaluate_sets import SetRow, SetRun, scores_of
-from rgbx_seg_train.pairs import as_seen
+from rgbx_seg_train.pairs import as_seen, spread
 from rgbx_seg_train.score import Score, infos_of
 
 
@@ -103,19 +103,15 @@ def evaluate_sets(model: Subject, sets: Sequence[DataSet], data: DataConfig, opt
                                'it out.')
         model.check(kind_of(samples[0], data), data)
     run = _Run(model, data, options, folder)
-    with ExitStack() as stack:
-        for name, samples, index in _frames(sets, options.progress):
-            run.add(name, samples, index, stack)
-    return run.found()
-
-
-def _frames(sets: Sequence[DataSet], progress: bool) -> Iterator[tuple[str, Samples, int]]:
-    with tqdm(total=sum(len(samples) for _, samples in sets), desc='evaluating', unit='frame',
-              disable=None if progress else True) as bar:
+    with ExitStack() as stack, tqdm(total=sum(len(samples) for _, samples in sets),
+                                    desc='evaluating', unit='frame',
+                                    disable=None if options.progress else True) as bar:
         for name, samples in sets:
+            faulty = set(spread(len(samples), options.robustness))
             for index in range(len(samples)):
-                yield name, samples, index
+                run.add(name, samples, index, stack, index in faulty)
                 bar.update()
+    return run.found()
 
 
 class _Run:
@@ -128,8 +124,9 @@ class _Run:
         self._runs: dict[str, SetRun] = {}
         self._robustness = Robustness(lambda: Score(data))
 
-    def add(self, name: str, samples: Samples, index: int, stack: ExitStack) -> None:
-        """Run and score one frame."""
+    def add(self, name: str, samples: Samples, index: int, stack: ExitStack, faulty: bool
+            ) -> None:
+        """Run and score one frame, with faults as well if it is one of those that get them."""
         sample = samples[index]
         kind = kind_of(sample, self._data)
         name = name or f'{kind.classes} {kind.modality}'
@@ -145,7 +142,7 @@ class _Run:
         self._set_run(name, sample, kind, stack).add(seen, answer)
         if isinstance(samples, FolderDataset) and infos_of(kind.classes, self._data) == CLASSES:
             self._boxes.update(answer.label, samples.boxes(index), sample.night)
-        if index in spread(len(samples), self._options.robustness):
+        if faulty:
             label = answer.label if seen is sample else predict(sample).label
             self._robustness.add(sample, label, lambda other: predict(other).label, name)
 

@@ -15,8 +15,9 @@ from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_train.config import DataConfig
 from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION
 from rgbx_seg_train.data.sample import Sample
-from rgbx_seg_train.evaluate_robustness import FAULTS, Robustness, shifted, spread
+from rgbx_seg_train.evaluate_robustness import FAULTS, Robustness, shifted
 from rgbx_seg_train.evaluate_windows import Passes, WholeImages, starts
+from rgbx_seg_train.pairs import spread
 from rgbx_seg_train.preprocess import normalize
 from rgbx_seg_train.score import Score, own_label
 
@@ -170,8 +171,8 @@ def test_robustness_tells_what_each_fault_costs():
 
 
 def test_frames_are_spread_evenly():
-    assert spread(10, 5) == {0, 2, 4, 6, 8} and spread(3, 50) == {0, 1, 2} and not spread(4, 0)
-    assert len(spread(1569, 50)) == 50
+    assert spread(10, 5) == [1, 3, 5, 7, 9] and spread(3, 50) == [0, 1, 2] and not spread(4, 0)
+    assert len(set(spread(1569, 50))) == 50
 
 
 def test_logits_of_the_union_are_read_among_the_classes_of_the_sample():
