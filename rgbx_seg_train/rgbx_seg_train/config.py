@@ -181,3 +181,17 @@ class Config:
             if getattr(self.data, name) % self.loss.stride:
                 raise RgbxSegError(f'data.{name} is {getattr(self.data, name)}; expected a '
                                    f'multiple of loss.stride ({self.loss.stride}).')
+
+    def check_training(self) -> None:
+        """Refuse a training in which a setting would have no effect.
+
+        Not part of reading it: who evaluates a checkpoint, or checks data, may leave sections out.
+        """
+        if self.train.schedule == 'plateau' and not self.data.validate:
+            raise RgbxSegError('train.schedule is plateau, and data.validate names no source; '
+                               'expected some, whose loss the rate follows; add one or choose '
+                               'another schedule.')
+        if self.data.unlabeled and not self.distill.teacher:
+            raise RgbxSegError('data.unlabeled names sources, and distill.teacher is empty; '
+                               'expected a teacher, from which alone they are learned; name one '
+                               'or set data.unlabeled=[].')

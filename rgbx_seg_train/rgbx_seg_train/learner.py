@@ -29,6 +29,7 @@ from rgbx_seg_train.data.sample import Batch
 from rgbx_seg_train.distill import Teacher
 from rgbx_seg_train.distributed import (
     is_sharded,
+    of_all_processes,
     synchronize_norms,
     total_of_processes,
     whole,
@@ -85,10 +86,10 @@ class Learner:
     def step(self, batches: Sequence[Batch], number: int, lr: float) -> tuple[float, float]:
         """Learn from the batches of all processes as if they were one, in step `number`.
 
-        Returns the loss, and the length of the gradient or NaN where it is not measured.
+        Returns the loss and the length of the gradient before it is clipped.
 
         Raises:
-            RgbxSegError: the loss is no longer finite; the weights are as before.
+            RgbxSegError: the loss, or its gradient, is no longer finite; the weights are as before.
 
         """
         for group in self._optimizer.param_groups:
@@ -104,7 +105,7 @@ class Learner:
             with contextlib.nullcontext() if last else self._accelerator.no_sync(self.network):
                 total += self._learn(batch, target, weight)
         loss = self._finite(total, batches, number)
-        norm = self._update()
+        norm = self._update(batches, number)
         self.averaged.update(self.model, number)
         return loss, norm
 
@@ -134,23 +135,34 @@ class Learner:
         """
         own = math.isfinite(float(total))
         loss = float(total_of_processes(total)) / self._accelerator.num_processes
-        if math.isfinite(loss):
-            return loss
-        path = Path(self.config.out) / self.config.name / DIVERGED
-        if not own:
-            save_batches(path, number + 1, batches)
-        raise RgbxSegError(f'the loss is {loss} in step {number + 1}; expected a number: see the '
-                           f'batch in {path}, lower train.lr, or train in fp32.')
+        if not math.isfinite(loss):
+            raise self._diverged('loss', loss, number, [] if own else batches)
+        return loss
 
-    def _update(self) -> float:
-        """Move the weights; return the length of the gradient, NaN where it is not measured."""
-        norm = math.nan
-        if self.settings.clip_norm:
-            norm = float(whole(self._accelerator.clip_grad_norm_(self.network.parameters(),
-                                                                 self.settings.clip_norm)))
+    def _update(self, batches: Sequence[Batch], number: int) -> float:
+        """Move the weights; return the length of the gradient.
+
+        The gradients were summed over processes already, so the batches of all are kept where they
+        are no number. A scaler (fp16) leaves out such a step by itself.
+        """
+        norm = float(whole(self._accelerator.clip_grad_norm_(
+            self.network.parameters(), self.settings.clip_norm or math.inf)))
+        if not math.isfinite(norm) and self._accelerator.scaler is None:
+            every = [batch for own in of_all_processes(list(batches)) for batch in own]
+            raise self._diverged('gradient', norm, number,
+                                 every if self._accelerator.is_main_process else [])
         self._optimizer.step()
         self._optimizer.zero_grad()
         return norm
+
+    def _diverged(self, what: str, value: float, number: int,
+                  batches: Sequence[Batch]) -> RgbxSegError:
+        """Keep the batches that made no number, if any; return what to raise."""
+        path = Path(self.config.out) / self.config.name / DIVERGED
+        if batches:
+            save_batches(path, number + 1, batches)
+        return RgbxSegError(f'the {what} is {value} in step {number + 1}; expected a number: see '
+                            f'the batch in {path}, lower train.lr, or train in fp32.')
 
     def averages(self) -> dict[str, Tensor]:
         """Return the averaged weights; all processes must ask."""

@@ -122,8 +122,8 @@ def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     return 1 - (2 * hit / (guessed + true).clamp(min=1e-6))[occurs].mean()
 
 
-def class_weights(frequencies: Tensor, config: LossConfig) -> Tensor | None:
-    """Return weights for the cross entropy from the classes' shares of pixels, or None."""
+def class_weights(frequencies: Tensor, config: LossConfig) -> Tensor:
+    """Return weights for the cross entropy from the classes' shares of pixels, unless `none`."""
     return WEIGHTINGS[config.class_weights](frequencies, config.max_weight)
 
 
@@ -133,4 +133,4 @@ def _inverse_sqrt(frequencies: Tensor, highest: float) -> Tensor:
     return torch.sqrt(ratio).clamp(max=highest).float()
 
 
-WEIGHTINGS = {'none': lambda frequencies, highest: None, 'inverse_sqrt': _inverse_sqrt}
+WEIGHTINGS = {'inverse_sqrt': _inverse_sqrt}

@@ -35,13 +35,13 @@ from rgbx_seg_train.distributed import (
     random_state,
     set_random_state,
 )
-from rgbx_seg_train.learner import Learner
+from rgbx_seg_train.learner import DIVERGED, Learner
 from rgbx_seg_train.losses import Objective, class_weights
 from rgbx_seg_train.optimization import Plateau, learning_rate_factor
 from rgbx_seg_train.run_log import RunLog
 from rgbx_seg_train.validation import validate
 
-LAST, BEST = 'last.safetensors', 'best.safetensors'
+LAST, BEST, KEPT = 'last.safetensors', 'best.safetensors', 'step_{}.safetensors'
 
 
 class Run:
@@ -49,6 +49,7 @@ class Run:
 
     def __init__(self, config: Config, resume: bool = False) -> None:
         """Open data, model and what a checkpoint holds; everything wrong shows here."""
+        config.check_training()
         self.config, self.settings = config, config.train
         self.folder = Path(config.out) / config.name
         checkpoint = _checkpoint_to_resume(self.folder, config) if resume else None
@@ -57,6 +58,8 @@ class Run:
         objective = self._open_data()
         self.learner = Learner(model, objective, config, self.accelerator, checkpoint)
         self._count(checkpoint)
+        if not resume and self.accelerator.is_main_process:
+            _remove_earlier(self.folder)
         self._log = RunLog(self.folder, config, self.state.step if resume else None,
                            self.accelerator.is_main_process)
         self._loader = Loader(self._mixture, self.settings.batch_size, self.settings,
@@ -108,6 +111,7 @@ class Run:
         self._metrics = dict(checkpoint.metrics) if checkpoint else {}
         self._window = _Window()
         self._waited_s = self._worked_s = 0.0
+        self.finished = self._is_finished()
 
     def _introduce(self) -> None:
         model, name = self.learner.model, self.config.model
@@ -145,9 +149,11 @@ class Run:
             self._window.waited_s += time.monotonic() - started
             yield batches
 
-    @property
-    def finished(self) -> bool:
-        """Return whether all steps are done, or the time is up in any process."""
+    def _is_finished(self) -> bool:
+        """Return whether all steps are done, or the time is up in any process.
+
+        Asked once a step, so that all that is due at the end happens after the same one.
+        """
         return self.state.step >= self.steps or self.progress >= 1
 
     @property
@@ -172,12 +178,14 @@ class Run:
         self.state = replace(state, step=state.step + 1, samples=state.samples + self._per_step)
         self._window.add(loss, norm, time.monotonic() - started)
         self._bar.update()
+        self.finished = self._is_finished()
 
     def write_log(self) -> None:
         """Write down the means since the last time."""
         window, n = self._window, self._window.steps
         spent_s = window.waited_s + window.worked_s
-        gradient = {} if math.isnan(window.norm) else {'gradient': window.norm / n}
+        # fp16 skips a step whose gradient is no number
+        gradient = {'gradient': window.norm / n} if math.isfinite(window.norm) else {}
         self._log.write(self.state.step, loss=window.loss / n, lr=self._lr, **gradient,
                         progress=self.progress, elapsed_s=time.monotonic() - self._began,
                         data_ms=1e3 * window.waited_s / n, step_ms=1e3 * window.worked_s / n,
@@ -200,7 +208,7 @@ class Run:
         summary = found.score.summary()
         self._metrics = {**summary, 'loss': None if math.isnan(found.loss) else found.loss}
         self._log.write(state.step, elapsed_s=time.monotonic() - self._began,
-                        val_loss=self._metrics['loss'], **summary)
+                        val_loss=self._metrics['loss'], val_corrupt=len(found.corrupt), **summary)
         for n, picture in enumerate(found.pictures):
             self._log.picture(state.step, f'validation/{n}', picture)
         for sentence in found.corrupt:
@@ -228,10 +236,10 @@ class Run:
                         self.state, groups, self._metrics)
         if name != LAST or self.settings.keep_last == 1:
             return
-        kept = self.folder / f'step_{self.state.step:08d}.safetensors'
+        kept = self.folder / KEPT.format(f'{self.state.step:08d}')
         kept.unlink(missing_ok=True)
         os.link(self.folder / LAST, kept)
-        for old in sorted(self.folder.glob('step_*.safetensors'))[:-self.settings.keep_last]:
+        for old in sorted(self.folder.glob(KEPT.format('*')))[:-self.settings.keep_last]:
             old.unlink()
 
     def tell_result(self) -> None:
@@ -261,6 +269,13 @@ class _Window:
         self.loss += loss
         self.norm += norm
         self.worked_s += worked_s
+
+
+def _remove_earlier(folder: Path) -> None:
+    """Remove what an earlier run of this name left: it is no checkpoint of the one that starts."""
+    for pattern in (LAST, BEST, KEPT.format('*'), DIVERGED):
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _checkpoint_to_resume(folder: Path, config: Config) -> Checkpoint:

@@ -32,8 +32,6 @@ def train(config: Config, resume: bool = False) -> Path:
                 run.validate()
             if run.is_time_to('save'):
                 run.save()
-            if run.finished:
-                break
         run.tell_result()
     return run.folder / BEST
 

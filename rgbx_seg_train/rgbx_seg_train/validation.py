@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
 from rgbx_seg_ros.overlay import blend, palette
 from rgbx_seg_ros.segmenter import resize_to
@@ -27,6 +28,7 @@ from rgbx_seg_train.score import Score, infos_of, own_channels
 EVAL_BATCH = 8
 PICTURES = 4
 PICTURE_HEIGHT = 240
+FEW_FILES = 2  # may be unreadable whatever their share is, unless nothing may
 
 
 class Validation(NamedTuple):
@@ -45,6 +47,10 @@ def validate(network: nn.Module, sets: Sequence[Samples], config: Config,
 
     Logits are upsampled to the size of the labels, and of a network with the union of classes only
     those of the sample's data set count.
+
+    Raises:
+        RgbxSegError: a larger share than `train.max_corrupt` of the samples cannot be read.
+
     """
     score, sums, pictures, corrupt = Score(config.data), np.zeros(2), [], []
     network.eval()
@@ -65,7 +71,9 @@ def validate(network: nn.Module, sets: Sequence[Samples], config: Config,
                     pictures.append(_picture(sample, label, config))
         _keep_step(network, ran, accelerator, config)
     network.train()
-    return _together(score, sums, pictures, corrupt, config)
+    found = _together(score, sums, pictures, corrupt, config)
+    _limit(found.corrupt, sum(map(len, sets)), config.train.max_corrupt)
+    return found
 
 
 def _read(logits: Tensor, sample: Sample, config: Config) -> tuple[Image, np.ndarray]:
@@ -121,6 +129,14 @@ def _together(score: Score, sums: np.ndarray, pictures: list[Image], corrupt: li
         totals += part
         told += words
     return Validation(whole, totals[0] / totals[1] if totals[1] else float('nan'), pictures, told)
+
+
+def _limit(corrupt: Sequence[str], count: int, share: float) -> None:
+    few = share and len(corrupt) <= FEW_FILES and len(corrupt) < count
+    if len(corrupt) > share * count and not few:
+        raise RgbxSegError(f'{len(corrupt)} of {count} samples of data.validate could not be read; '
+                           f'expected a share of at most train.max_corrupt ({share:g}); the first '
+                           f'are: {" ".join(corrupt[:3])}')
 
 
 def _at_size(sample: Sample, config: Config) -> Sample:

@@ -35,6 +35,7 @@ def write(path, text):
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_loads_is_named_as_its_file_and_never_trains_on_its_test(path):
     config = load_config(path)
+    config.check_training()
     assert config.name == path.stem
     find_config(config.model.family, config.model.preset, config.model.options)
     ranges = {part: [range(s.first_seed, s.first_seed + s.count) for s in getattr(config.data, part)
@@ -57,7 +58,7 @@ def test_rgb_only_config_differs_from_its_base_by_name_and_blind_aux_alone():
 def test_names_a_config_may_use_are_those_of_the_tables():
     assert set(SCHEDULES) == set(SCHEDULE_TABLE)
     assert set(OPTIMIZERS) == set(OPTIMIZER_TABLE)
-    assert set(CLASS_WEIGHTS) == set(WEIGHTINGS)
+    assert set(CLASS_WEIGHTS) == {'none', *WEIGHTINGS}
     assert set(CLASS_SETS) == set(sources.CLASS_SETS)
 
 

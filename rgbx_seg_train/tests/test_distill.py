@@ -332,7 +332,8 @@ def test_a_taught_run_resumes_to_the_very_weights_of_an_uninterrupted_one(tmp_pa
     monkeypatch.setattr(run, 'save_checkpoint', save)
     torch.manual_seed(99)
     train(stopped, resume=True)
-    untaught = small_config(tmp_path, 'name=untaught', *overrides[1:])
+    untaught = small_config(tmp_path, 'name=untaught', *overrides, 'distill.logits=0',
+                            'distill.features=0')
     train(untaught)
     expected, found, other = (load_file(tmp_path / 'runs' / name / 'last.safetensors')
                               for name in ('whole', 'stopped', 'untaught'))

@@ -139,4 +139,3 @@ def test_class_weights_are_inverse_square_roots_up_to_a_limit():
     shares = torch.tensor([0.64, 0.16, 0.01, 0.0])
     config = LossConfig(class_weights='inverse_sqrt', max_weight=5.0)
     torch.testing.assert_close(class_weights(shares, config), torch.tensor([1.0, 2.0, 5.0, 5.0]))
-    assert class_weights(shares, LossConfig()) is None

@@ -191,8 +191,9 @@ def test_joint_and_specialists_see_the_same_scenes_equally_often(prefix: str) ->
 
 def test_shifnet_in_miniature_learns_by_all_that_its_recipe_asks_for(tmp_path: Path) -> None:
     config = load('shifnet_micro_synthetic', f'out={tmp_path}', f'data.cache={tmp_path}/cache',
-                  'data.height=32', 'data.width=64', 'data.train.0.count=4', 'data.validate=[]',
-                  'train.steps=24', 'train.batch_size=4', 'train.lr=1e-3', 'train.log_every=1',
+                  'data.height=32', 'data.width=64', 'data.train.0.count=4',
+                  'data.validate.0.count=1', 'train.steps=24', 'train.batch_size=4',
+                  'train.lr=1e-3', 'train.log_every=1',
                   'train.eval_every=24', 'train.save_every=24', 'train.schedule=plateau',
                   'train.warmup=0', 'train.gradient_checkpointing=true', 'train.precision=bf16',
                   'train.workers=0', 'train.threads=1', 'train.ema=0')

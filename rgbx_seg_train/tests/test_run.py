@@ -7,21 +7,24 @@ import math
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import log_of, small_config, use_stub, write_folder
+from small_runs import Stub, log_of, small_config, use_stub, write_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train import learner
+from rgbx_seg_train import learner, run
 from rgbx_seg_train.checkpoint import load_checkpoint
 from rgbx_seg_train.config import TrainConfig
 from rgbx_seg_train.optimization import Plateau, make_optimizer
+from rgbx_seg_train.preprocess import normalize
 from rgbx_seg_train.train import train
 
 
@@ -58,6 +61,43 @@ def test_as_many_of_the_latest_checkpoints_are_kept_as_asked(tmp_path):
                     'step_00000006.safetensors']
     last, sixth = (load_file(folder / name) for name in (kept[1], kept[3]))
     assert all(torch.equal(last[key], sixth[key]) for key in last)
+
+
+def test_a_run_that_replaces_another_leaves_nothing_of_it(tmp_path, monkeypatch):
+    train(small_config(tmp_path, 'train.keep_last=2', 'train.save_every=2', 'train.steps=8'))
+    folder = tmp_path / 'runs/small'
+    (folder / learner.DIVERGED).write_bytes(b'of the earlier run')
+    (folder / 'start.safetensors').write_bytes(b'of nobody')
+    step, config = run.Run.step, small_config(tmp_path, 'train.lr=0.5')
+    monkeypatch.setattr(run.Run, 'step', lambda self, batches: step(self, batches) or interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        train(config)
+    left = [path.name for path in folder.iterdir() if path.suffix in ('.safetensors', '.npz')]
+    assert left == ['start.safetensors']
+    with pytest.raises(RgbxSegError, match='no such file'):  # nothing of this run was saved yet
+        train(config, resume=True)
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_data_that_cannot_be_opened_leave_the_run_that_was_to_be_replaced(tmp_path):
+    best = train(small_config(tmp_path))
+    with pytest.raises(RgbxSegError):
+        train(small_config(tmp_path, 'data.train.0.root=/nowhere'))
+    assert load_checkpoint(best).progress.step
+
+
+def test_time_that_is_up_during_a_save_does_not_skip_the_last_validation(tmp_path, monkeypatch):
+    save, late_s = run.Run.save, []
+    monkeypatch.setattr(run, 'time', SimpleNamespace(
+        monotonic=lambda: time.monotonic() + sum(late_s)))
+    monkeypatch.setattr(run.Run, 'save', lambda self: (save(self), late_s.append(61)))
+    config = small_config(tmp_path, 'train.max_minutes=1', 'train.steps=1000',
+                          'train.eval_every=1000', 'train.save_every=2')
+    assert load_checkpoint(train(config)).progress.step == 3
+    assert [line['step'] for line in log_of(config) if 'miou' in line] == [3]
 
 
 def test_epochs_count_passes_over_all_samples(tmp_path):
@@ -120,6 +160,41 @@ def test_the_batch_behind_a_loss_that_is_no_number_is_kept_and_the_weights_are_n
         assert set(saved['modality']) == {'thermal'}
 
 
+class NoNumber(torch.autograd.Function):
+    """The identity, whose gradient is none."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * math.nan
+
+
+@pytest.mark.parametrize('clip_norm', [0, 1])
+def test_a_gradient_that_is_no_number_ends_the_run_before_it_spoils_a_weight(
+        tmp_path, monkeypatch, clip_norm):
+    forward, images = Stub.forward, []
+
+    def spoil(self, rgb, *args, **kwargs):
+        logits = forward(self, rgb, *args, **kwargs)
+        if self.training:
+            images.append(rgb)
+        return NoNumber.apply(logits) if len(images) == 4 else logits
+
+    monkeypatch.setattr(Stub, 'forward', spoil)
+    config = small_config(tmp_path, f'train.clip_norm={clip_norm}', 'train.save_every=1')
+    with pytest.raises(RgbxSegError, match=r'gradient is nan in step 4.*not_finite\.npz'):
+        train(config)
+    assert load_checkpoint(tmp_path / 'runs/small/last.safetensors').progress.step == 3
+    assert all('gradient' in line for line in log_of(config) if 'loss' in line)
+    with np.load(tmp_path / 'runs/small/not_finite.npz', allow_pickle=False) as saved:
+        assert saved['step'] == 4
+        rgb, _ = normalize(*(torch.from_numpy(saved[name]) for name in ('rgb', 'aux')))
+    assert torch.equal(rgb, images[3])
+
+
 def test_tensorboard_shows_what_the_log_holds_and_pictures(tmp_path):
     config = small_config(tmp_path)
     train(config)
@@ -177,6 +252,28 @@ def test_fp16_without_a_gpu_is_refused_before_anything_loads(tmp_path):
         train(small_config(tmp_path, 'train.precision=fp16', 'data.train.0.root=/nowhere'))
 
 
+@pytest.mark.parametrize('overrides, told', [
+    (('train.schedule=plateau', 'data.validate=[]'), 'plateau, and data.validate names no source'),
+    (('data.unlabeled=[{kind: synthetic}]',), 'distill.teacher is empty'),
+])
+def test_settings_without_effect_are_refused_before_anything_loads(tmp_path, overrides, told):
+    config = small_config(tmp_path, *overrides, 'data.train.0.root=/nowhere')  # but it is read
+    with pytest.raises(RgbxSegError, match=told):
+        train(config)
+
+
+def test_only_algorithms_that_repeat_are_used_where_that_is_asked(tmp_path):
+    assert not torch.are_deterministic_algorithms_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    try:
+        train(small_config(tmp_path, 'train.deterministic=true', 'train.steps=1'))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.benchmark = benchmark
+
+
 def test_text_for_a_network_that_reads_none_is_refused(tmp_path):
     with pytest.raises(RgbxSegError, match='class_embeddings .* reads no text'):
         train(small_config(tmp_path, 'train.class_embeddings=x.safetensors'))
@@ -196,6 +293,7 @@ for name in ('plain', 'compiled'):
     train(small_config(Path(sys.argv[1]), f'name={name}', f'train.compile={name == "compiled"}',
                        'train.steps=2', 'train.eval_every=2'))
     AcceleratorState._reset_state(True)
+assert torch._dynamo.utils.counters['stats']['unique_graphs'] > 0
 '''
 
 
@@ -230,6 +328,28 @@ def test_too_many_corrupt_images_end_the_run(tmp_path):
         (root / f'thermal/{n:05}D.png').write_bytes(b'no image')
     with pytest.raises(RgbxSegError, match='at most'):
         train(small_config(tmp_path, 'train.steps=50', 'data.validate=[]'))
+
+
+def spoiled_validation(tmp_path, count):
+    root = write_folder(tmp_path / 'validation', names=[f'{n:05}D' for n in range(6)])
+    for n in range(count):
+        (root / f'thermal/{n:05}D.png').write_bytes(b'no image')
+    return f'data.validate=[{{kind: folder, root: {root}}}]'
+
+
+def test_corrupt_images_of_the_validation_are_told_and_counted(tmp_path, capsys):
+    config = small_config(tmp_path, spoiled_validation(tmp_path, 2))
+    train(config)
+    assert [line['val_corrupt'] for line in log_of(config) if 'miou' in line] == [2, 2]
+    assert '00001D.png' in ''.join(capsys.readouterr())
+
+
+@pytest.mark.parametrize('count, overrides', [
+    (6, ()), (3, ()), (6, ('train.max_corrupt=0.9',)), (1, ('train.max_corrupt=0',))])
+def test_too_many_corrupt_images_of_the_validation_end_the_run(tmp_path, count, overrides):
+    with pytest.raises(RgbxSegError, match=f'{count} of 6 samples of data.validate .*00000D.png'):
+        train(small_config(tmp_path, spoiled_validation(tmp_path, count), *overrides))
+    assert not (tmp_path / 'runs/small/best.safetensors').exists()
 
 
 def test_a_strange_label_ends_the_run_before_the_first_step(tmp_path):
