@@ -25,11 +25,17 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
-from rgbx_seg_train.captions import MAX_CHARACTERS, clean, read_lines_of_json, source_name
-from rgbx_seg_train.config import Config
+from rgbx_seg_train.captions import (
+    MAX_CHARACTERS,
+    clean,
+    read_lines_of_json,
+    refuse_confusion,
+    source_name,
+)
+from rgbx_seg_train.config import Config, Source
 from rgbx_seg_train.config_file import load_config
-from rgbx_seg_train.data.sample import CorruptImage, Image
-from rgbx_seg_train.data.sources import open_source
+from rgbx_seg_train.data.sample import CorruptImage, Image, Samples
+from rgbx_seg_train.data.sources import open_all
 from rgbx_seg_train.hub import parse_hub_id
 
 PROMPT = 'Describe the image at a high level in 20 words.'  # the paper's
@@ -142,13 +148,20 @@ def caption_images(config: Config, out: Path, model: str, prompt: str = PROMPT,
     """Write the captions of all RGB images of data.train and data.test; return (made, known).
 
     Raises:
-        RgbxSegError: no images, the model cannot be had, or says nothing.
+        RgbxSegError: no images, two folders of one name, the model cannot be had, or says nothing.
 
     """
+    sources = [source for source in (*config.data.train, *config.data.test)
+               if source.kind != 'synthetic']
+    if not sources:
+        raise RgbxSegError('data.train and data.test name no images in files; expected a data set; '
+                           'rendered scenes need no captions.')
+    refuse_confusion(sources)
+    sets = open_all(sources, config.data, labeled=False)  # a wrong root is told before hours pass
     file, describe = CaptionFile(out, model, prompt), None
     waiting: dict[str, tuple[Image, list[tuple[str, str]]]] = {}
     made = met = 0
-    for place, rgb in _images(config):
+    for place, rgb in _images(sources, sets):
         met += 1
         digest = image_hash(rgb)
         if digest in file.known:
@@ -163,9 +176,6 @@ def caption_images(config: Config, out: Path, model: str, prompt: str = PROMPT,
     if waiting:
         describe = describe or load(model, prompt)
         made += _ask(describe, waiting, file)
-    if not met:
-        raise RgbxSegError('data.train and data.test name no images in files; expected a data set; '
-                           'rendered scenes need no captions.')
     file.save()
     return made, met - made
 
@@ -185,12 +195,10 @@ def _ask(describe: Describe, waiting: dict[str, tuple[Image, list[tuple[str, str
     return count
 
 
-def _images(config: Config) -> Iterator[tuple[tuple[str, str], Image]]:
-    """Yield (source, name) and RGB of every image in a file; a corrupt one is told and left out."""
-    for source in (*config.data.train, *config.data.test):
-        if source.kind == 'synthetic':
-            continue
-        samples = open_source(source, config.data)
+def _images(sources: Sequence[Source], sets: Sequence[Samples]
+            ) -> Iterator[tuple[tuple[str, str], Image]]:
+    """Yield (source, name) and RGB of every image; a corrupt one is told and left out."""
+    for source, samples in zip(sources, sets, strict=True):
         for n in tqdm(range(len(samples)), source_name(source), unit='image', disable=None):
             try:
                 sample = samples[n]

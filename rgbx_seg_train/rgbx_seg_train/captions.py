@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.config import Source
 from rgbx_seg_train.data.rendered import SyntheticDataset
-from rgbx_seg_train.data.sample import CorruptImage, Image, Sample, Samples
+from rgbx_seg_train.data.sample import Image, Sample, Samples
 from rgbx_seg_train.data.synthetic import CLASSES, STREAMS
 from rgbx_seg_train.data.synthetic_materials import Weather, draw_weather
 
@@ -112,7 +112,7 @@ def caption_table(sources: Sequence[Source], sets: Sequence[Samples], file: str)
 
     """
     captions = read_captions(Path(file)) if file else {}
-    _refuse_confusion(sources)
+    refuse_confusion(sources)
     known: dict[str, int] = {}
     texts: list[str] = []
     ids, missing = [], []
@@ -137,7 +137,8 @@ def caption_table(sources: Sequence[Source], sets: Sequence[Samples], file: str)
     return CaptionTable(tuple(texts), tuple(ids))
 
 
-def _refuse_confusion(sources: Sequence[Source]) -> None:
+def refuse_confusion(sources: Sequence[Source]) -> None:
+    """Raise RgbxSegError if two folders have one name, as the captions tell sources by it."""
     folders: dict[str, Path] = {}
     for source in sources:
         if root := getattr(source, 'root', ''):
@@ -156,23 +157,12 @@ def innermost(samples: Any) -> Any:
 
 
 def sample_names(samples: Samples) -> list[str]:
-    """Return the names of all samples, without loading images where the set knows them."""
+    """Return the names of all samples, without loading images."""
     inner = innermost(samples)
     if isinstance(inner, SyntheticDataset):
         first = inner.settings.first_seed
         return [f'{first + n:08d}' for n in range(len(inner))]
-    if hasattr(inner, 'entries'):
-        return [entry.name for entry in inner.entries]
-    if hasattr(inner, 'names'):
-        return list(inner.names)
-    return [_name(samples, n) for n in range(len(samples))]
-
-
-def _name(samples: Samples, index: int) -> str:
-    try:
-        return samples[index].name
-    except CorruptImage as error:
-        raise RgbxSegError(f'{error} Its name is needed to find its caption.') from None
+    return [entry.name for entry in inner.entries]
 
 
 def scene_caption(sample: Sample) -> str:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from clip_runs import SCENES, clip_config
+from clip_runs import SCENES, clip_config, write_scenes
 from test_text import clip_config as whole_clip
 from test_text import tokenizer_files
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -21,7 +21,13 @@ from transformers import (
     BlipForConditionalGeneration,
     BlipImageProcessor,
     BlipProcessor,
+    CLIPImageProcessor,
     CLIPModel,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
@@ -224,6 +230,36 @@ def test_a_captioning_that_was_cut_off_goes_on(tmp_path, monkeypatch):
     assert len(rest.asked) == SCENES - 4 and len(read_captions(out)) == SCENES
 
 
+def test_a_source_that_is_not_there_is_told_before_an_image_is_described(tmp_path):
+    describer = Describer()
+    config = clip_config(tmp_path, f'data.test.1.root={tmp_path}/nowhere')
+    with pytest.raises(RgbxSegError, match='nowhere'):
+        caption_images(config, tmp_path / 'out.jsonl', 'm', 'p', describer.load, batch=1)
+    assert describer.calls == 0
+
+
+def test_folders_whose_lines_would_replace_each_other_are_not_captioned(tmp_path):
+    root = write_scenes(tmp_path / 'other' / 'scenes')
+    config = clip_config(tmp_path, f'data.test.0.root={root}')
+    with pytest.raises(RgbxSegError, match='both named scenes'):
+        caption_images(config, tmp_path / 'out.jsonl', 'm', 'p', Describer().load)
+    assert not (tmp_path / 'out.jsonl').exists()
+
+
+def test_images_need_no_label_to_be_described(tmp_path):
+    config, out = clip_config(tmp_path), tmp_path / 'out.jsonl'
+    (tmp_path / 'scenes' / 'label' / '002.png').unlink()
+    (tmp_path / 'scenes' / 'label' / '003.png').write_bytes(b'no image')
+    assert caption_images(config, out, 'm', 'p', Describer().load)[0] == SCENES
+    assert ('scenes', '002') in read_captions(out) and ('scenes', '003') in read_captions(out)
+
+
+def test_rendered_scenes_alone_are_not_captioned(tmp_path):
+    config = clip_config(tmp_path, 'data.test=[]', 'data.train=[{kind: synthetic, count: 2}]')
+    with pytest.raises(RgbxSegError, match='name no images in files'):
+        caption_images(config, tmp_path / 'out.jsonl', 'm', 'p', Describer().load)
+
+
 def test_lines_of_others_stay_unless_their_image_is_described(tmp_path):
     config, out = clip_config(tmp_path), tmp_path / 'out.jsonl'
     write(out, '{"name": "elsewhere", "caption": "mine"}',
@@ -274,6 +310,49 @@ def test_a_local_model_describes_images_the_same_each_time(tmp_path, prompt):
     first = describe(images)
     assert len(first) == 2 and first == describe(images)
     assert all(set(text.split()) == {'car'} for text in first)  # neither question nor markers
+
+
+def tiny_llava(folder: Path) -> Path:
+    """Save a random LLaVA, which is talked to: its template puts the image before the question."""
+    words = ['[PAD]', '[UNK]', '[END]', '<image>', 'a', 'car', 'road', 'wet', 'night']
+    vocabulary = {word: n for n, word in enumerate(words)}
+    fast = Tokenizer(models.WordLevel(vocabulary, unk_token='[UNK]'))
+    fast.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=fast, pad_token='[PAD]', unk_token='[UNK]', eos_token='[END]',
+        extra_special_tokens={'image_token': '<image>'})
+    size = {'height': 32, 'width': 32}
+    template = ('{% for turn in messages %}night {% for part in turn.content %}'
+                '{{ part.text if part.type == "text" else "<image>" }} {% endfor %}{% endfor %}'
+                '{{ "road" if add_generation_prompt }}')
+    LlavaProcessor(CLIPImageProcessor(size=size, crop_size=size), tokenizer, patch_size=16,
+                   vision_feature_select_strategy='default', num_additional_image_tokens=1,
+                   chat_template=template).save_pretrained(folder)
+    small = {'hidden_size': 16, 'intermediate_size': 16, 'num_hidden_layers': 1,
+             'num_attention_heads': 2}
+    torch.manual_seed(1)
+    model = LlavaForConditionalGeneration(LlavaConfig(
+        vision_config=CLIPVisionConfig(image_size=32, patch_size=16, **small),
+        text_config=LlamaConfig(vocab_size=len(words), pad_token_id=0, bos_token_id=2,
+                                eos_token_id=2, **small),
+        image_token_index=3, vision_feature_layer=-1))
+    model.generation_config.suppress_tokens = [n for n, word in enumerate(words) if word != 'car']
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_made_for_talks_is_asked_in_its_own_words(tmp_path, monkeypatch):
+    asked = []
+    ask = caption_images_module._inputs
+    monkeypatch.setattr(caption_images_module, '_inputs',
+                        lambda *args: asked.append((args[0], ask(*args))) or asked[-1][1])
+    images = [np.full((40, 60, 3), gray, np.uint8) for gray in (10, 200)]
+    texts = load_describer(str(tiny_llava(tmp_path)), 'a wet car')(images)
+    processor, inputs = asked[0]
+    assert processor.batch_decode(inputs['input_ids']) == [
+        'night <image> <image> <image> <image> a wet car road'] * 2  # one for each patch
+    assert inputs['pixel_values'].shape[0] == 2
+    assert all(set(text.split()) == {'car'} for text in texts)  # and the question is gone
 
 
 def test_a_model_that_is_not_here_is_refused_with_what_to_do(tmp_path, monkeypatch):
