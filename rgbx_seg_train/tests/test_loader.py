@@ -22,7 +22,7 @@ from small_runs import small_config
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.config import AugmentConfig, DataConfig
 from rgbx_seg_train.data import loader as loader_module
-from rgbx_seg_train.data.loader import fitting_workers, to_device
+from rgbx_seg_train.data.loader import fitting_workers
 from rgbx_seg_train.data.rendered import RenderSettings, SyntheticDataset
 from rgbx_seg_train.data.sources import Mixture, open_source
 
@@ -198,14 +198,6 @@ def test_beside_a_gpu_cores_and_shared_memory_decide(monkeypatch, cores, process
     batch = 8 * 512 * 512 * 7
     assert fitting_workers(torch.device('cuda'), batch) == expected
     assert fitting_workers(CPU, batch) == 0
-
-
-def test_a_batch_goes_to_the_device_as_it_is():
-    with loader(Images()) as batches:
-        batch = next(batches.batches(0, 4))
-    for tensor, array in zip(to_device(batch, CPU), batch[:3], strict=True):
-        assert tensor.dtype == torch.uint8
-        np.testing.assert_array_equal(tensor.numpy(), array)
 
 
 def test_settings_that_are_given_decide():

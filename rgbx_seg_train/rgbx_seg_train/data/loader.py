@@ -77,7 +77,8 @@ class Loader:
     def batches(self, first: int, stride: int) -> Iterator[Batch]:
         """Return endless batches of arrays: the kth has the samples from first + k * stride on.
 
-        Reading begins at once. Arrays for a GPU lie in pinned memory (see `to_device`).
+        Reading begins at once. Arrays for a GPU lie in pinned memory, from which nobody waits for
+        a copy.
 
         Raises:
             RgbxSegError: a sample is wrong, a worker died, or more samples than
@@ -137,13 +138,6 @@ class Loader:
                                    f'live: it may lack memory, or room in {SHARED_MEMORY}; lower '
                                    'train.workers (0 = a thread).') from None
             yield parcel
-
-
-def to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Return rgb, aux and label of a batch on a device; from pinned memory nobody waits for it."""
-    rgb, aux, label = (torch.from_numpy(array).to(device, non_blocking=True)
-                       for array in (batch.rgb, batch.aux, batch.label))
-    return rgb, aux, label
 
 
 def fitting_workers(device: torch.device, batch_bytes: int) -> int:
