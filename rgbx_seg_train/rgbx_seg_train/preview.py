@@ -8,8 +8,6 @@ each column shows one change alone, whether or not the configuration asks for it
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import count as count_up
@@ -21,11 +19,12 @@ import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import UNLABELED
+from rgbx_seg_ros.register import write_atomically
 from rgbx_seg_train.config import AugmentConfig, Config
-from rgbx_seg_train.config_augment import STILL
+from rgbx_seg_train.config_augment import GEOMETRIES, STILL
 from rgbx_seg_train.data.augment import augment
 from rgbx_seg_train.data.sample import CorruptImage, Image, Sample
-from rgbx_seg_train.data.sources import ATTEMPTS, Mixture, open_source, stack
+from rgbx_seg_train.data.sources import ATTEMPTS, Mixture, open_all, stack
 
 TILE = 176  # pixels, the width of one image
 GAP, HEAD, NAME = 3, 38, 14  # pixels between tiles, for the titles, and for the names of samples
@@ -40,7 +39,7 @@ class Change(NamedTuple):
     """One change: what it is called, which image shows it, and the strength it has if it is off."""
 
     title: str
-    shows: str  # rgb, aux, or both: RGB with the outlines of the label
+    shows: str  # rgb, aux, outlined aux, or both: RGB, with the outlines of the label
     fields: Mapping[str, Any]
 
 
@@ -80,9 +79,9 @@ def write_preview(config: Config, path: Path, count: int = 16) -> None:
     if not 1 <= count <= MAX_ROWS:
         raise RgbxSegError(f'{count} samples; expected 1..{MAX_ROWS}; ask for fewer.')
     data = config.data
-    mixture = Mixture([open_source(source, data) for source in data.train],
-                      [source.weight for source in data.train], data, config.augment,
-                      config.train.seed)
+    sets = [*open_all(data.train, data), *open_all(data.unlabeled, data, labeled=False)]
+    weights = [source.weight for source in (*data.train, *data.unlabeled)]
+    mixture = Mixture(sets, weights, data, config.augment, config.train.seed)
     rows = [_row(sample, n, mixture, config) for n, sample in _originals(mixture, count)]
     _write(path, np.vstack([_head(config.augment), *rows]))
 
@@ -138,16 +137,13 @@ def alone(change: Change, config: AugmentConfig) -> AugmentConfig:
 
 def is_on(change: Change, config: AugmentConfig) -> bool:
     """Return whether training with `config` makes a change."""
-    if change.title in GEOMETRY_TITLES:
+    if change.title in GEOMETRIES:
         return config.geometry == change.title
     if 'p_rgb_lamps' in change.fields:
         return config.p_rgb_dark > 0 and (config.p_rgb_lamps > 0 or not change.fields[
             'p_rgb_lamps'])
     names = [name for name in change.fields if name.startswith('p_')] or change.fields
     return any(getattr(config, name) > 0 for name in names)
-
-
-GEOMETRY_TITLES = ('window', 'crop')
 
 
 def _shown(sample: Sample, change: Change) -> Image:
@@ -214,18 +210,8 @@ def _write_text(image: Image, text: str, x: int, y: int, color: tuple[int, int, 
 
 
 def _write(path: Path, picture: Image) -> None:
-    """Write a picture whole or not at all."""
     written, data = cv2.imencode(path.suffix, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     if not written:
         raise RgbxSegError(f'{path}: a picture of {picture.shape[1]}x{picture.shape[0]} cannot be '
                            'encoded; expected a smaller one; ask for fewer samples or for PNG.')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(path.suffix, f'.{path.stem}-', path.parent)
-    try:
-        with os.fdopen(handle, 'wb') as file:
-            file.write(data.tobytes())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomically(path, data.tobytes())

@@ -7,18 +7,19 @@ from dataclasses import fields, replace
 import cv2
 import numpy as np
 import pytest
-from small_runs import HEIGHT, WIDTH, small_config
+from small_runs import HEIGHT, WIDTH, small_config, write_folder
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.config_augment import STILL, AugmentConfig
 from rgbx_seg_train.data.augment import augment
-from rgbx_seg_train.data.sources import open_source
+from rgbx_seg_train.data.sources import Mixture, open_all, open_source
 from rgbx_seg_train.preview import (
     CHANGES,
     GAP,
     HEAD,
     NAME,
     TILE,
+    UNKNOWN,
     VERSIONS,
     alone,
     is_on,
@@ -73,6 +74,35 @@ def test_each_column_shows_what_its_title_says(tmp_path):
     samples = open_source(config.data.train[0], config.data)
     assert any(np.array_equal(shown['flip'][~green], enlarged(samples[n].rgb[:, ::-1])[~green])
                for n in range(len(samples)))
+
+
+def mixture_of(config):
+    data = config.data
+    sets = [*open_all(data.train, data), *open_all(data.unlabeled, data, labeled=False)]
+    weights = [source.weight for source in (*data.train, *data.unlabeled)]
+    return Mixture(sets, weights, data, config.augment, config.train.seed)
+
+
+def test_a_row_shows_what_the_run_draws_also_of_unlabeled_sources(tmp_path):
+    other = write_folder(tmp_path / 'other', [f'{n:05d}N' for n in range(9)])
+    for path in (other / 'label').iterdir():
+        path.unlink()
+    config = small_config(tmp_path, f'data.unlabeled=[{{kind: folder, root: {other}}}]')
+    write_preview(config, tmp_path / 'preview.png', 8)
+    picture, mixture = cv2.imread(str(tmp_path / 'preview.png')), mixture_of(config)
+    colors = np.full((256, 3), UNKNOWN, np.uint8)
+    colors[:9] = [info.color for info in config.data.class_infos]
+    unlabeled = 0
+    for row in range(8):
+        drawn, original = mixture[row], mixture.original(row)[0]
+        for column, sample in ((0, original), (3, drawn)):
+            shown = (sample.rgb, np.repeat(sample.aux, 3, 2), colors[sample.label])
+            for number, image in enumerate(shown):
+                np.testing.assert_array_equal(tile(picture, row, column + number), enlarged(image))
+        versions = [tile(picture, row, 3 * version).tobytes() for version in range(VERSIONS + 1)]
+        assert len(set(versions)) == VERSIONS + 1  # each differs
+        unlabeled += (original.label == 255).all()
+    assert 0 < unlabeled < 8
 
 
 def test_every_setting_of_augmentation_has_a_column():
