@@ -39,7 +39,7 @@ def degrees_between(a, b):
 
 
 def gravity_of(depth):
-    return find_gravity(_Planes(depth, depth <= 0, _rays(CAMERA)).normals(COARSE))
+    return find_gravity(_Planes(depth, _rays(CAMERA)).normals(COARSE))
 
 
 @pytest.mark.parametrize(('down', 'roll'), POSES)
@@ -94,9 +94,22 @@ def test_one_wall_alone_leaves_gravity_down_and_the_floor_at_130_cm():
     assert (hha[..., 2] == 90 + 38).all()
 
 
-def test_a_strip_of_floor_before_one_wall_does_not_turn_gravity_aside():
-    depth = np.minimum(EYE_M / np.maximum(rays()[..., 1], 1e-6), WALL_M * 0.75)
+@pytest.mark.parametrize('near', [0.7, 0.75])
+def test_a_strip_of_floor_before_one_wall_does_not_turn_gravity_aside(near):
+    """Of the nearer wall so little floor is seen that its own normals would make the axis."""
+    depth = np.minimum(EYE_M / np.maximum(rays()[..., 1], 1e-6), WALL_M * near)
     assert degrees_between(gravity_of(depth), np.array([0.0, 1.0, 0.0])) < 10
+
+
+def test_one_wall_that_is_tilted_leaves_gravity_at_right_angles_to_it_and_nearest_to_down():
+    """About the wall's normal nothing is known: what was assumed stays, and is no random axis."""
+    wall = np.array([0.19, 0.03, 1.0])
+    wall /= np.linalg.norm(wall)
+    depth = 2 / np.maximum(rays() @ wall, 1e-6)
+    down = np.array([0.0, 1.0, 0.0])
+    expected = down - (down @ wall) * wall
+    expected /= np.linalg.norm(expected)
+    assert degrees_between(gravity_of(depth), expected) < 0.5
 
 
 def test_missing_depth_disturbs_no_neighbor():
@@ -118,7 +131,7 @@ def test_nothing_seen_is_no_error():
 
 def test_normals_equal_those_of_each_windows_own_least_squares():
     depth = room(15, 5)[0] + np.random.default_rng(3).normal(0, 0.01, (HEIGHT, WIDTH))
-    normals = _Planes(depth, depth <= 0, _rays(CAMERA)).normals(3)
+    normals = _Planes(depth, _rays(CAMERA)).normals(3)
     for row, column in ((30, 40), (60, 80), (100, 120), (0, 0), (119, 159)):
         window = np.s_[max(row - 3, 0):row + 4, max(column - 3, 0):column + 4]
         normal = np.linalg.lstsq(rays()[window].reshape(-1, 3), 1 / depth[window].ravel(),

@@ -56,17 +56,14 @@ KINECT = Camera(518.85790117450188, 519.46961112127485, 325.58244941119034, 253.
                 640, 480)
 
 
-def to_hha(depth: Array, camera: Camera = KINECT, missing: Array | None = None) -> Array:
-    """Return HHA uint8 (H, W, 3) of depth in meters (H, W).
+def to_hha(depth: Array) -> Array:
+    """Return HHA uint8 (H, W, 3) of depth in meters (H, W), 0 missing, as `KINECT` sees it.
 
-    Disparity, height in centimeters and angle in degrees, 255 at most. `missing` bool (H, W) marks
-    depth that no normal is to be fitted to; by default that is 0.
+    Disparity, height in centimeters and angle in degrees, 255 at most.
     """
     depth = np.asarray(depth, np.float64)
-    camera = camera.scaled(*depth.shape)
-    rays = _rays(camera)
-    missing = depth <= 0 if missing is None else missing
-    sums = _Planes(depth, missing, rays)
+    rays = _rays(KINECT.scaled(*depth.shape))
+    sums = _Planes(depth, rays)
     gravity = find_gravity(sums.normals(COARSE))
     angle = np.degrees(np.arccos(np.clip(sums.normals(FINE) @ gravity, -1, 1)))
     hha = np.empty((*depth.shape, 3))
@@ -124,9 +121,9 @@ def _rays(camera: Camera) -> Array:
 class _Planes:
     """The least squares of planes n·p = 1 over windows: for a ray r at the depth z, n·r = 1/z."""
 
-    def __init__(self, depth: Array, missing: Array, rays: Array) -> None:
-        """Take depth in meters (H, W), what of it is missing, and the rays (H, W, 3)."""
-        seen = (~missing & (depth > 0)).astype(np.float64)
+    def __init__(self, depth: Array, rays: Array) -> None:
+        """Take depth in meters (H, W), 0 missing, and the rays (H, W, 3)."""
+        seen = (depth > 0).astype(np.float64)
         inverse = seen / np.where(seen > 0, depth, 1)
         x, y = rays[..., 0], rays[..., 1]
         self._rays = rays
