@@ -41,8 +41,8 @@ class Images:
         return Sample(image[..., :3], image[..., 3:4], image[..., 4], 'thermal', str(index))
 
 
-def mixture(images, seed=0, sampling='weighted'):
-    data = DataConfig(height=HEIGHT, width=WIDTH, sampling=sampling)
+def mixture(images, seed=0):
+    data = DataConfig(height=HEIGHT, width=WIDTH)
     return Mixture([images], [1], data, AugmentConfig(p_aux_shift=0.5, p_rgb_dark=0.5), seed)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from loader_images import Images
 from small_runs import HEIGHT, WIDTH, small_config, write_folder
 
 from rgbx_seg_ros import RgbxSegError
@@ -106,6 +107,17 @@ def test_sources_are_drawn_by_weight():
     assert not (drawn == 3).any()
 
 
+def test_concatenated_sources_give_each_sample_once_an_epoch_in_another_order_each_time():
+    mixed = mixture([Numbered(1, 3), Numbered(2, 7)], [5, 1], sampling='concatenated')
+    everything = sorted([(1, str(n)) for n in range(3)] + [(2, str(n)) for n in range(7)])
+    epochs = []
+    for first in (0, 10):
+        samples = [mixed.original(n)[0] for n in range(first, first + len(mixed))]
+        epochs.append([(int(sample.label[0, 0]), sample.name) for sample in samples])
+    assert sorted(epochs[0]) == sorted(epochs[1]) == everything
+    assert epochs[0] != epochs[1] and everything not in epochs
+
+
 def test_zero_aux_blinds_the_second_camera_alone():
     rgb, aux, label, *_ = mixture([Numbered(1)], [1], zero_aux=True).batch(0, 2)
     assert rgb.any() and label.any() and not aux.any()
@@ -121,6 +133,12 @@ def test_class_frequencies_are_shares_and_strange_ids_are_named():
     np.testing.assert_allclose(shares[:4], [0, 0.75, 0.25, 0])
     with pytest.raises(RgbxSegError, match='the id 9'):
         class_frequencies([Numbered(9)], DataConfig())
+
+
+def test_class_frequencies_leave_out_what_cannot_be_read():
+    shares = class_frequencies([Images(3, corrupt=(1,))], DataConfig())
+    labels = np.concatenate([Images()[n].label.ravel() for n in (0, 2)])
+    np.testing.assert_allclose(shares, np.bincount(labels, minlength=9) / labels.size)
 
 
 def folder(root, **settings):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import pickle
 import sys
@@ -23,10 +24,13 @@ from rgbx_seg_ros.thermal import to_uint8
 from rgbx_seg_train.config import DataConfig, FolderSource, SyntheticSource
 from rgbx_seg_train.config_file import config_to_dict, parse_config
 from rgbx_seg_train.config_sources import FMBSource, MFNetSource, MSRSSource, PST900Source
+from rgbx_seg_train.data import images
 from rgbx_seg_train.data.check import verify
 from rgbx_seg_train.data.images import image_size, read_color
 from rgbx_seg_train.data.labels import CLASS_SETS, translation
+from rgbx_seg_train.data.msrs import MSRS
 from rgbx_seg_train.data.pst900 import fill_holes
+from rgbx_seg_train.data.public import time_in_name
 from rgbx_seg_train.data.public_sets import PUBLIC_SETS
 from rgbx_seg_train.data.sample import CorruptImage
 from rgbx_seg_train.data.sources import open_source
@@ -427,6 +431,29 @@ def test_right_labels_pass_and_are_read_once_and_never_again(tmp_path, name, mon
     del read[:]
     verified(tmp_path, sources)
     assert read == [changed.stem]
+
+
+def test_labels_that_were_right_under_other_code_are_read_again(tmp_path, monkeypatch):
+    miniature.msrs(tmp_path / 'set')
+    sources, read = [MSRSSource(root=str(tmp_path / 'set'))], []
+    original = MSRS.read_label
+    monkeypatch.setattr(MSRS, 'read_label', lambda self, entry: read.append(entry.name)
+                        or original(self, entry))
+    verified(tmp_path, sources)
+    code = tmp_path / 'images.py'
+    code.write_text('# a reader that was corrected')
+    real = inspect.getfile
+    monkeypatch.setattr(inspect, 'getfile', lambda module: str(code) if module is images
+                        else real(module))
+    verified(tmp_path, sources)
+    assert sorted(read) == sorted(2 * miniature.MSRS['train'])
+
+
+@pytest.mark.parametrize('name, time', [
+    ('00001D', {'time': 'day'}), ('00002N', {'time': 'night'}), ('STATION', {}), ('D', {}),
+    ('00001', {}), ('', {})])
+def test_a_name_tells_the_time_by_a_letter_behind_a_number(name, time):
+    assert dict(time_in_name(name)) == time
 
 
 @pytest.mark.parametrize('name', WRITERS)
