@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rgbx_seg_train.config_sources import choice, number
 
+CLIP = 'clip.safetensors'  # in the run's folder: the result, and what --resume goes on from
 TRAINED = ('lora', 'tower')
 RANDOM_TEXT = 'random'  # as `text_model`: a tiny tower, made on the spot, the same each time
 

@@ -13,6 +13,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import load_config
+from rgbx_seg_train.config_pretrain import CLIP
 from rgbx_seg_train.run import BEST, LAST, Run
 
 
@@ -59,7 +60,8 @@ def _main() -> None:
         print(f'{args.preview}: training samples of {config.name}, and what changes them')
         return
     folder = Path(config.out) / config.name
-    if (folder / LAST).exists() and not args.resume and not args.overwrite:
+    found = any((folder / name).exists() for name in (LAST, CLIP))
+    if found and not args.resume and not args.overwrite:
         raise RgbxSegError(f'{folder} holds a run already; give --resume to continue it, '
                            '--overwrite to replace it, or another name=….')
     train(config, args.resume)
