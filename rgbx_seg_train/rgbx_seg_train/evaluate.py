@@ -12,69 +12,20 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
-from rgbx_seg_ros.manifest import Manifest
-from rgbx_seg_ros.segmenter import Segmenter
-from rgbx_seg_train.config import Config, DataConfig
+from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import config_to_dict, load_config, override, parse_config
-from rgbx_seg_train.data.labels import CLASS_SETS
-from rgbx_seg_train.data.sample import Samples
-from rgbx_seg_train.evaluate_model import (
-    PROTOCOLS,
-    BundleModel,
-    CheckpointModel,
-    Kind,
-    RobotPredictor,
-    open_subject,
-)
-from rgbx_seg_train.evaluate_model import open_model as open_model
+from rgbx_seg_train.evaluate_model import PROTOCOLS, BundleModel, CheckpointModel, open_subject
 from rgbx_seg_train.evaluate_report import check_target, new_report, write_report
-from rgbx_seg_train.evaluate_run import DataSet, Evaluation, Options, evaluate_sets, open_sets
+from rgbx_seg_train.evaluate_run import Evaluation, Options, evaluate_sets, open_sets
 from rgbx_seg_train.evaluate_windows import Passes
 from rgbx_seg_train.json_file import check_json, write_json
 
 ROBUSTNESS, PICTURES = 50, 6  # of a report
-
-
-def evaluate(segmenter: Segmenter, sets: Sequence[Samples], zero_aux: bool = False,
-             progress: bool = False) -> dict[str, Any]:
-    """Return the scores of a segmenter on all samples, at their own size, as plain numbers.
-
-    `box_score` is there if people drew boxes into the samples; `zero_aux` blinds the second camera.
-    """
-    named = [DataSet('', samples) for samples in sets]
-    return evaluate_sets(_Given(segmenter), named, data_of(segmenter.manifest),
-                         Options(zero_aux, progress=progress)).summary
-
-
-class _Given:
-    """A segmenter that is to be scored as it is."""
-
-    as_robot = True
-
-    def __init__(self, segmenter: Segmenter) -> None:
-        self._predict = RobotPredictor(segmenter)
-
-    def check(self, kind: Kind, data: DataConfig) -> None:
-        """Accept everything."""
-
-    def predictor(self, kind: Kind, data: DataConfig) -> RobotPredictor:
-        """Return the segmenter."""
-        return self._predict
-
-
-def data_of(manifest: Manifest) -> DataConfig:
-    """Return a configuration of the classes of a manifest."""
-    for name, infos in CLASS_SETS.items():
-        if infos == tuple(manifest.classes):
-            return DataConfig(classes=name)
-    return DataConfig(classes='own', own_classes={info.name: list(info.color)
-                                                  for info in manifest.classes})
 
 
 def tables(result: dict[str, Any]) -> str:
@@ -195,7 +146,7 @@ def _main() -> None:
     options = _options(args, config, report)
     about = {'model': model.name, 'family': model.family, 'split': args.split,
              'protocol': args.protocol, 'zero_aux': options.zero_aux, 'engine': model.engine,
-             'geometry': passes.words(model.network) if passes else None}
+             'geometry': model.geometry}
     if report:
         with new_report(args.out) as folder:
             found = evaluate_sets(model, sets, config.data, options, folder)

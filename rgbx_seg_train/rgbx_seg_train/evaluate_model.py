@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import Engine, open_engine
@@ -29,7 +28,7 @@ from rgbx_seg_train.data.synthetic import aux_encoding
 from rgbx_seg_train.evaluate_windows import Passes, WholeImages
 from rgbx_seg_train.export_graph import BundleGraph
 from rgbx_seg_train.score import chosen_channels, infos_of
-from rgbx_seg_train.torch_engine import TorchEngine, load_graph
+from rgbx_seg_train.torch_engine import TorchEngine
 
 PROTOCOLS = ('robot', 'paper')
 
@@ -86,7 +85,7 @@ class BundleModel:
         self.path, self.name, self.family = path, manifest.name, manifest.family
         self.config: Config | None = None
         self.engine = describe(engine)
-        self.network = manifest.height, manifest.width
+        self.geometry: str | None = None
         self._segmenter = Segmenter(engine, manifest)
 
     def check(self, kind: Kind, data: DataConfig) -> None:
@@ -105,10 +104,6 @@ class BundleModel:
         """Return how it answers to samples of a kind."""
         return RobotPredictor(self._segmenter)
 
-    def close(self) -> None:
-        """Free the engine."""
-        self._segmenter.engine.close()
-
 
 class CheckpointModel:
     """A checkpoint, run by torch for any modality and any data set that it learned."""
@@ -119,7 +114,8 @@ class CheckpointModel:
         self._model, self._checkpoint = load_model(path)
         self.config = self._checkpoint.config
         self.name, self.family = self.config.name, self.config.model.family
-        self.network = self.config.data.height, self.config.data.width
+        self._network = self.config.data.height, self.config.data.width
+        self.geometry = passes.words(self._network) if passes else None
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.engine = f'torch {torch.__version__} fp32'
         self._open: tuple[Kind, Predictor] | None = None
@@ -143,40 +139,17 @@ class CheckpointModel:
 
     def _predictor(self, kind: Kind, data: DataConfig) -> Predictor:
         channels, ids = chosen_channels(kind.classes, data)
-        merged = self._model.merge(kind.modality)  # type: ignore[operator]
-        if channels is not None:
-            merged = OwnClasses(merged, torch.from_numpy(channels))
-        zero_aux = self.config.data.zero_aux
+        chosen = () if channels is None else channels.tolist()
+        graph = BundleGraph(self._model.merge(kind.modality),  # type: ignore[operator]
+                            self.config.data.zero_aux, chosen)
         if self._passes is not None:
-            run = WholeImages(merged.to(self.device), self.network, self._passes, zero_aux)
+            run = WholeImages(graph.to(self.device), self._network, self._passes)
             return lambda sample: Answer(*run(sample, ids))
         infos = infos_of(kind.classes, data)
         infos = infos if ids is None else tuple(infos[one] for one in ids)
         manifest = manifest_for(manifest_of(self._checkpoint), kind, infos)
-        engine = TorchEngine(BundleGraph(merged, zero_aux), device=self.device)
+        engine = TorchEngine(graph, device=self.device)
         return RobotPredictor(Segmenter(engine, manifest), ids)
-
-    def close(self) -> None:
-        """Free the weights."""
-        self._open = None
-
-
-class OwnClasses(nn.Module):
-    """A merged model whose logits are those of one data set's classes."""
-
-    def __init__(self, merged: nn.Module, channels: Tensor) -> None:
-        """Take the model and the channels int64 (K,) that stay."""
-        super().__init__()
-        self.merged, self.scene_width = merged, getattr(merged, 'scene_width', 0)
-        self.register_buffer('channels', channels, persistent=False)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return logits (B, K, H, W)."""
-        return self.merged(*inputs)[:, self.channels]
-
-    def embed(self, *inputs: Tensor) -> Any:
-        """Return the embeddings of a pair."""
-        return self.merged.embed(*inputs)
 
 
 def open_subject(path: Path, backend: str = 'auto', precision: str = 'auto',
@@ -194,29 +167,9 @@ def open_subject(path: Path, backend: str = 'auto', precision: str = 'auto',
                                'the protocol out.')
         return BundleModel(path, backend, precision)
     if (backend, precision) != ('auto', 'auto'):
-        raise of_torch_alone(path)
+        raise RgbxSegError(f'{path} is a checkpoint, which torch runs in float32; expected a '
+                           'bundle with --backend and --precision: leave them out or export it.')
     return CheckpointModel(path, passes)
-
-
-def open_model(path: Path, backend: str = 'auto', precision: str = 'auto'
-               ) -> tuple[Engine, Manifest, Config | None]:
-    """Return engine and manifest of a bundle folder or a checkpoint, and the latter's config.
-
-    `backend` and `precision` are those of `engine.open_engine`, for a bundle.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return *open_engine(path, backend, precision), None
-    if (backend, precision) != ('auto', 'auto'):
-        raise of_torch_alone(path)
-    graph, manifest, config = load_graph(path)
-    return TorchEngine(graph), manifest, config
-
-
-def of_torch_alone(path: Path) -> RgbxSegError:
-    """Return what to raise where a checkpoint should run in another engine."""
-    return RgbxSegError(f'{path} is a checkpoint, which torch runs in float32; expected a '
-                        'bundle with --backend and --precision: leave them out or export it.')
 
 
 def manifest_for(manifest: Manifest, kind: Kind, infos: tuple[ClassInfo, ...]) -> Manifest:

@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_train.data.augment import mirror
 from rgbx_seg_train.data.sample import Image, Sample
-from rgbx_seg_train.export_graph import read_images
+from rgbx_seg_train.export_graph import BundleGraph, read_images
 
 Size = tuple[int, int]  # (H, W)
 
@@ -83,20 +83,18 @@ class Passes:
 
 
 class WholeImages:
-    """Runs a merged model on samples by the protocol of papers."""
+    """Runs the graph of a bundle on samples by the protocol of papers."""
 
-    def __init__(self, merged: nn.Module, network: Size, passes: Passes, zero_aux: bool = False
-                 ) -> None:
-        """Take a model of one modality, `forward(rgb, aux) -> logits (B, N, H, W)`."""
-        self._merged, self._network, self._passes = merged.eval(), network, passes
-        self._zero_aux = zero_aux
-        self._device = next((one.device for one in merged.parameters()), torch.device('cpu'))
+    def __init__(self, graph: BundleGraph, network: Size, passes: Passes) -> None:
+        """Take the graph of one modality and one data set's classes, and the network's size."""
+        self._graph, self._network, self._passes = graph.eval(), network, passes
+        self._device = next((one.device for one in graph.parameters()), torch.device('cpu'))
 
     @torch.inference_mode()
     def __call__(self, sample: Sample, ids: Image | None = None) -> tuple[Image, Image]:
         """Return label and confidence uint8 (H, W) at the size of the label.
 
-        `ids` are those that the model's channels stand for, by default 0, 1, 2 …
+        `ids` are those that the graph's channels stand for, by default 0, 1, 2 …
         """
         native = sample.label.shape
         total: Tensor | None = None
@@ -129,20 +127,20 @@ class WholeImages:
         arrays = (resize_to(np.ascontiguousarray(image), *size).reshape(1, *size, -1)
                   for image in pair)
         return read_images(*(torch.from_numpy(np.array(array)).to(self._device)
-                             for array in arrays), self._zero_aux)
+                             for array in arrays), self._graph.zero_aux)
 
     def _run(self, rgb: Tensor, aux: Tensor) -> Tensor:
         """Return the logits (1, N, h, w) of images (1, 3, h, w), in windows where asked to."""
         size = rgb.shape[2:]
         window = tuple(min(pair) for pair in zip(size, self._network, strict=True))
         if not self._passes.window or window == tuple(size):
-            return self._merged(rgb, aux)
+            return self._graph.logits(rgb, aux)
         total: Tensor | None = None
         count = torch.zeros(size, device=rgb.device)
         for top in starts(size[0], window[0]):
             for left in starts(size[1], window[1]):
                 place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-                logits = self._merged(rgb[place], aux[place])
+                logits = self._graph.logits(rgb[place], aux[place])
                 if total is None:
                     total = logits.new_zeros(1, logits.shape[1], *size)
                 total[place] += logits

@@ -46,15 +46,18 @@ class BundleGraph(nn.Module):
         `SceneGraph` returned, without which a model that wants them embeds the pair itself.
         """
         scene = () if s_rgb is None else (s_rgb, s_aux)
-        logits = self.merged(*read_images(rgb, aux, self.zero_aux), *scene)
-        if self.chosen:
-            logits = logits[:, list(self.chosen)]
+        logits = self.logits(*read_images(rgb, aux, self.zero_aux), *scene)
         best, label = logits.max(1)
         # exp(max - logsumexp) is the softmax of the best class without the others'.
         confidence = torch.exp(best - logits.logsumexp(1))
         # Through float: TensorRT 10.3 casts to uint8 only from floating point.
         label = label.float().to(torch.uint8)
         return label, (confidence * 255.0 + 0.5).to(torch.uint8), logits
+
+    def logits(self, *inputs: Tensor) -> Tensor:
+        """Return the logits (1, N, h, w) of images of any size that `read_images` returned."""
+        logits = self.merged(*inputs)
+        return logits[:, list(self.chosen)] if self.chosen else logits
 
 
 class SceneGraph(nn.Module):
@@ -96,11 +99,11 @@ def bundle_graph(model: nn.Module, config: Config, manifest: Manifest,
         raise RgbxSegError(f'the bundle is to be for RGB and {manifest.modality}, but the model '
                            f'was built for {", ".join(known)}; expected one of these; give '
                            f'export.modality={known[0]}, say.')
-    chosen = chosen_channels(config)
+    chosen = exported_channels(config)
     return BundleGraph(model.merge(manifest.modality), config.data.zero_aux, chosen)
 
 
-def chosen_channels(config: Config) -> tuple[int, ...]:
+def exported_channels(config: Config) -> tuple[int, ...]:
     """Return the channel of each class of export.classes; () if the bundle has all channels.
 
     A set with a class that the network has no channel for is refused: a robot could never be told

@@ -13,6 +13,7 @@ import yaml
 from small_runs import HEIGHT, WIDTH, Stub, small_config, use_stub, write_folder
 
 from rgbx_seg_ros import RgbxSegError, eval_bag, make_bag
+from rgbx_seg_ros.engine import open_engine
 from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_train import evaluate as evaluate_module
@@ -22,8 +23,13 @@ from rgbx_seg_train.config import DataConfig, FolderSource
 from rgbx_seg_train.config_file import config_to_dict
 from rgbx_seg_train.data.folder import FolderDataset
 from rgbx_seg_train.data.labels import CLASS_SETS, channels
-from rgbx_seg_train.evaluate import evaluate, open_model
-from rgbx_seg_train.evaluate_model import BundleModel, CheckpointModel, kind_of
+from rgbx_seg_train.evaluate_model import (
+    Answer,
+    BundleModel,
+    CheckpointModel,
+    kind_of,
+    open_subject,
+)
 from rgbx_seg_train.evaluate_run import Options, evaluate_sets, open_sets
 from rgbx_seg_train.export import export
 from rgbx_seg_train.preprocess import normalize
@@ -162,47 +168,48 @@ def by_hand(network, sample, own):
 def test_checkpoint_and_bundle_are_scored_alike_at_the_images_own_size(tmp_path):
     path, _, config = checkpoint(tmp_path, 'data.height=64', 'data.width=96')
     export(path, tmp_path / 'bundle', {})
-    sets = [FolderDataset(config.data.test[0], 'thermal', CLASS_SETS['mfnet'])]
-    results, labels = [], []
-    for model in (path, tmp_path / 'bundle'):
-        engine, manifest, _ = open_model(model)
-        segmenter = Segmenter(engine, manifest)
-        results.append(evaluate(segmenter, sets))
-        labels.append([segmenter(s.rgb, s.aux).label for s in (sets[0][n] for n in range(4))])
+    results = [evaluate_sets(open_subject(model), open_sets(config.data.test, config.data),
+                             config.data, Options()).summary
+               for model in (path, tmp_path / 'bundle')]
     assert results[0]['miou'] == pytest.approx(results[1]['miou'], abs=2e-3)
     assert results[0]['frames'] == 4
-    confusion = Confusion(9)  # day and night, by hand
-    for n, label in enumerate(labels[1]):
+    segmenter, confusion = Segmenter(*open_engine(tmp_path / 'bundle')), Confusion(9)  # by hand
+    samples = FolderDataset(config.data.test[0], 'thermal', CLASS_SETS['mfnet'])
+    for sample in (samples[n] for n in range(4)):
+        label = segmenter(sample.rgb, sample.aux).label
         assert label.shape == (HEIGHT, WIDTH)
-        confusion.update(label, sets[0][n].label)
+        confusion.update(label, sample.label)
     assert results[1]['miou'] == confusion.miou(strict=True)
     assert results[1]['miou_present'] == confusion.miou()
 
 
 class Oracle:
-    """Stands for a segmenter that knows the truth: the person is bright."""
+    """Stands for a model that knows the truth: the person is bright."""
 
-    def __init__(self, manifest):
-        self.manifest = manifest
+    as_robot = True
 
-    def __call__(self, rgb, aux):
-        label = np.where(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) > 100, 2, 0).astype(np.uint8)
-        label = np.where(aux[..., 0] > 100, label, 0).astype(np.uint8)
-        return type('Result', (), {'label': label, 'confidence': np.full_like(label, 255)})
+    def check(self, kind, data):
+        """Fit everything."""
+
+    def predictor(self, kind, data):
+        """Return how it answers."""
+        return self.answer
+
+    def answer(self, sample):
+        label = np.where(cv2.cvtColor(sample.rgb, cv2.COLOR_RGB2GRAY) > 100, 2, 0).astype(np.uint8)
+        label = np.where(sample.aux[..., 0] > 100, label, 0).astype(np.uint8)
+        return Answer(label, np.full_like(label, 255))
 
 
 def test_a_perfect_model_scores_one_and_a_blind_one_misses(tmp_path):
-    path, _, _ = checkpoint(tmp_path)
-    _, manifest, _ = open_model(path)
     write_folder(tmp_path / 'boxed', boxes=True)
-    source = FolderSource(root=str(tmp_path / 'boxed'), boxes_dir='boxes')
-    sets = [FolderDataset(source, 'thermal', CLASS_SETS['mfnet'])]
-    result = evaluate(Oracle(manifest), sets)
+    data = DataConfig(test=(FolderSource(root=str(tmp_path / 'boxed'), boxes_dir='boxes'),))
+    result, blind = (evaluate_sets(Oracle(), open_sets(data.test, data), data,
+                                   Options(zero_aux)).summary for zero_aux in (False, True))
     assert result['miou_present'] == 1 and result['miou'] == pytest.approx(2 / 9)
     assert result['miou_present_night'] == result['mean_accuracy'] == result['boundary_miou'] == 1
     assert result['ece'] == 0
     assert result['box_score']['night']['person'] == {'boxes': 2, 'hit_rate': 1.0, 'inside': 1.0}
-    blind = evaluate(Oracle(manifest), sets, zero_aux=True)
     assert blind['box_score']['all']['person']['hit_rate'] == 0
     assert blind['iou']['person'] == 0
     assert blind['mean_accuracy'] == 0.5 and blind['conditions']['time']['day']['frames'] == 2

@@ -17,6 +17,7 @@ from rgbx_seg_train.data.labels import CLASS_SETS, TO_UNION
 from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.evaluate_robustness import FAULTS, Robustness, shifted
 from rgbx_seg_train.evaluate_windows import Passes, WholeImages, starts
+from rgbx_seg_train.export_graph import BundleGraph
 from rgbx_seg_train.pairs import spread
 from rgbx_seg_train.preprocess import normalize
 from rgbx_seg_train.score import Score, own_label
@@ -52,37 +53,37 @@ def logits_of(network, one):
 
 def test_papers_choose_the_class_after_upsampling_to_the_label():
     one, network = sample(ids=5), Pixels()
-    label, confidence = WholeImages(network, (32, 48), Passes())(one)
+    label, confidence = WholeImages(BundleGraph(network), (32, 48), Passes())(one)
     small = replace(one, rgb=one.rgb.reshape(32, 2, 48, 2, 3).mean((1, 3)).round().astype(np.uint8))
     small = replace(small, aux=one.aux.reshape(32, 2, 48, 2, 1).mean((1, 3)).round()
                     .astype(np.uint8))
     logits = functional.interpolate(logits_of(network, small)[None], (64, 96), mode='bilinear')[0]
     assert np.mean(label == logits.argmax(0).numpy()) > 0.98  # halving rounds .5 another way
     assert np.abs(confidence - 255 * logits.softmax(0).amax(0).numpy()).mean() < 2
-    native, _ = WholeImages(network, (32, 48), Passes('native'))(one)
+    native, _ = WholeImages(BundleGraph(network), (32, 48), Passes('native'))(one)
     assert np.array_equal(native, own_label(logits_of(network, one), one, MFNET))
 
 
 def test_a_mirror_and_windows_change_nothing_of_a_network_that_sees_single_pixels():
     one, network = sample(ids=5), Pixels()
-    alone = WholeImages(network, (32, 32), Passes('native'))(one)
+    alone = WholeImages(BundleGraph(network), (32, 32), Passes('native'))(one)
     for passes in (Passes('native', flip=True), Passes('native', window=True),
                    Passes('native', window=True, scales=(1.0, 1.0), flip=True)):
-        found = WholeImages(network, (32, 32), passes)(one)
+        found = WholeImages(BundleGraph(network), (32, 32), passes)(one)
         assert np.array_equal(found[0], alone[0])
         assert np.abs(found[1].astype(int) - alone[1]).max() <= 1
 
 
 def test_probabilities_of_scales_are_averaged():
     one, network = sample(ids=5), Pixels(reach=3)
-    single = {scale: WholeImages(network, (32, 48), Passes('network', scales=(scale,)))
+    single = {scale: WholeImages(BundleGraph(network), (32, 48), Passes('network', scales=(scale,)))
               for scale in (1.0, 2.0)}
     total = 0
     for scale, run in single.items():
         logits = next(run._logits(one, (64, 96)))
         assert logits.shape == (1, 5, 64, 96), scale
         total = total + logits[0].softmax(0)
-    label, confidence = WholeImages(network, (32, 48), Passes(scales=(1.0, 2.0)))(one)
+    label, confidence = WholeImages(BundleGraph(network), (32, 48), Passes(scales=(1.0, 2.0)))(one)
     assert np.array_equal(label, total.argmax(0).numpy())
     assert np.abs(confidence - 255 * (total / 2).amax(0).detach().numpy()).max() < 0.51
 
@@ -90,7 +91,7 @@ def test_probabilities_of_scales_are_averaged():
 def test_an_odd_channel_changes_its_sign_in_the_mirror():
     one = sample(ids=5)
     one = replace(one, aux=np.repeat(one.aux, 3, 2), odd_channels=(1,))
-    _, aux = WholeImages(Pixels(), (64, 96), Passes())._images(one, (64, 96), True)
+    _, aux = WholeImages(BundleGraph(Pixels()), (64, 96), Passes())._images(one, (64, 96), True)
     assert np.allclose(255 * aux[0, 0].numpy(), one.aux[:, ::-1, 0], atol=1e-3)
     assert np.allclose(255 * aux[0, 1].numpy(), 255 - one.aux[:, ::-1, 1], atol=1e-3)
 

@@ -15,16 +15,16 @@ from small_runs import HEIGHT, WIDTH, Stub, small_config, use_stub
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import Graph, Scene, open_engine
 from rgbx_seg_ros.manifest import MODALITIES, load_bundle
-from rgbx_seg_ros.segmenter import Segmenter
 from rgbx_seg_train import export as export_module
 from rgbx_seg_train import onnx_graph, parity
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
 from rgbx_seg_train.config import DataConfig
 from rgbx_seg_train.config_file import parse_config
 from rgbx_seg_train.data.rendered import RenderSettings, render_sample
-from rgbx_seg_train.data.sources import open_source, stack
+from rgbx_seg_train.data.sources import stack
 from rgbx_seg_train.data.synthetic import aux_encoding
-from rgbx_seg_train.evaluate import evaluate
+from rgbx_seg_train.evaluate_model import BundleModel
+from rgbx_seg_train.evaluate_run import Options, evaluate_sets, open_sets
 from rgbx_seg_train.export import export
 from rgbx_seg_train.export_graph import BundleGraph
 from rgbx_seg_train.export_phases import Phases
@@ -224,10 +224,11 @@ def test_each_modality_trains_and_reaches_a_bundle_with_nothing_downloaded(tmp_p
                  'test': [{'kind': 'synthetic', 'first_seed': 100, 'count': 1}]},
         'train': {'steps': 2, 'batch_size': 2}})
     export(train(config), tmp_path / 'bundle', {})
-    engine, manifest = open_engine(tmp_path / 'bundle')
+    manifest = load_bundle(tmp_path / 'bundle')
     assert (manifest.modality, manifest.aux) == (modality, aux_encoding(modality))
-    held_out = open_source(config.data.test[0], config.data, native=True)
-    result = evaluate(Segmenter(engine, manifest), [held_out])
+    result = evaluate_sets(BundleModel(tmp_path / 'bundle'),
+                           open_sets(config.data.test, config.data), config.data,
+                           Options()).summary
     assert result['frames'] == 1 and 0 <= result['miou'] <= 1
 
 
