@@ -7,8 +7,6 @@ Both run the module that `rgbx_export` traces, `BundleGraph`, so they compute wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +27,6 @@ from rgbx_seg_ros.engine import (
 from rgbx_seg_ros.engine import Tensor as Array
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_train.checkpoint import load_model, manifest_of
-from rgbx_seg_train.config import Config
-from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.export_graph import BundleGraph, SceneGraph, bundle_graph
 from rgbx_seg_train.torch_cuda import VERSION, CudaEngine, closed, free_memory
 
@@ -119,21 +115,17 @@ def _float(tensor: Tensor) -> Tensor:
     return tensor.float()
 
 
-def load_graph(checkpoint: Path, overrides: Sequence[str] = ()
-               ) -> tuple[BundleGraph, Manifest, Config]:
-    """Return the graph of a checkpoint, the manifest its bundle would have, and its settings.
-
-    `overrides` are settings that win, such as export.modality=depth and export.classes=mfnet.
+def load_graph(checkpoint: Path) -> tuple[BundleGraph, Manifest]:
+    """Return the graph of a checkpoint and the manifest that its bundle would have.
 
     Raises:
-        RgbxSegError: the checkpoint is broken, or has not what they ask for.
+        RgbxSegError: the checkpoint is broken, or has not what its configuration exports.
 
     """
     model, loaded = load_model(checkpoint)
-    config = parse_config(override(config_to_dict(loaded.config), overrides))
-    manifest = manifest_of(replace(loaded, config=config, tensors={}))
+    manifest = manifest_of(loaded)
     try:
-        return bundle_graph(model, config, manifest, loaded.n_classes), manifest, config
+        return bundle_graph(model, loaded.config, manifest, loaded.n_classes), manifest
     except RgbxSegError as error:
         raise RgbxSegError(f'{checkpoint}: {error}') from None
 
@@ -143,7 +135,7 @@ def open_eager(checkpoint: Path) -> tuple[Engine, Manifest]:
 
     In float32, uncompiled, on the GPU if torch finds one: what other engines are compared with.
     """
-    graph, manifest, _ = load_graph(checkpoint)
+    graph, manifest = load_graph(checkpoint)
     return TorchEngine(graph, device='cuda' if torch.cuda.is_available() else 'cpu'), manifest
 
 
@@ -167,7 +159,7 @@ def open_checkpoint(checkpoint: Path, model: Model, options: Options | None = No
     if not (on_gpu or options.asked_for):
         raise BackendUnavailable(f'torch {VERSION} finds no CUDA device; install a torch that is '
                                  'built for the GPU of this machine.')
-    graph, manifest, _ = load_graph(checkpoint)
+    graph, manifest = load_graph(checkpoint)
     for name in COMMON:
         found, expected = getattr(manifest, name), getattr(model.manifest, name)
         if found != expected:

@@ -193,7 +193,7 @@ def test_both_graphs_of_a_bundle_are_run(made, scenes):
 
 
 def test_norms_keep_their_precision(tmp_path):
-    graph, _, _ = load_graph(checkpoint(tmp_path))
+    graph, _ = load_graph(checkpoint(tmp_path))
     with torch.no_grad():
         graph.merged.norm.running_var.fill_(1e-9)  # which 16 bits take for 0
     lowered = Lowered(graph.merged, torch.float16)
@@ -254,7 +254,7 @@ def test_auto_takes_another_library_where_torch_has_no_cuda(made):
 
 
 def test_a_closed_engine_holds_no_weights_and_says_so(tmp_path):
-    graph, _, _ = load_graph(checkpoint(tmp_path))
+    graph, _ = load_graph(checkpoint(tmp_path))
     graph.merged.register_buffer('large', torch.ones(40_000_000))  # 160 MB
     weights = weakref.ref(graph.merged.first.weight)
     engine = TorchEngine(graph)
@@ -324,7 +324,7 @@ def streams(monkeypatch):
 
 def gpu_engine(folder, precision='fp32', compiler=uncompiled, stream=HostStream, tell=None):
     manifest = load_bundle(folder)
-    graph, _, _ = load_graph(folder / CHECKPOINT_FILE)
+    graph, _ = load_graph(folder / CHECKPOINT_FILE)
     if precision == 'fp16':
         graph.merged = Lowered(graph.merged, torch.float16)
     options = Options(tell=tell or (lambda sentence: None))
