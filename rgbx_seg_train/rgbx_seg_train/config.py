@@ -58,7 +58,7 @@ class DataConfig:
     height: int = number(240, 32, 4096)  # of the network
     width: int = number(320, 32, 4096)
     zero_aux: bool = False  # train and score on RGB alone
-    cache: str = 'runs/cache'  # where rendered scenes are kept
+    cache: str = 'runs/cache'  # where rendered scenes and computed HHA are kept
     sampling: str = choice('weighted', SAMPLINGS)  # concatenated: each sample once an epoch
     train: tuple[Source, ...] = ()
     unlabeled: tuple[Source, ...] = ()  # also drawn in training, without labels: for distillation
