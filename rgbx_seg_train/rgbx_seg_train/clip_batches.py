@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Batches of one modality each, for the contrastive loss: which, is decided by seed and step alone.
 
-Within a modality every pair comes once a pass, in an order of its own for each pass; a batch never
-shows a pair twice unless it is larger than the set.
+Within a modality each pass has an order of its own, cut into whole batches: no pair comes twice in
+a pass, and what is left at the end of an order waits for another one. A batch shows a pair twice
+only if it is larger than the set, or if one takes the place of another that cannot be read.
 """
 
 from __future__ import annotations
