@@ -37,7 +37,7 @@ from rgbx_seg_train.clip_text import load_caption_tower
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.sample import Sample
-from rgbx_seg_train.data.sources import modality_of, open_source, stack
+from rgbx_seg_train.data.sources import modality_of, open_all, stack
 from rgbx_seg_train.models.segrgbx.ma_clip import ModalityClip
 from rgbx_seg_train.preprocess import normalize
 
@@ -103,7 +103,7 @@ def held_out(config: Config) -> Views:
     if not sources:
         raise RgbxSegError('data.test is empty; expected sources of two or more modalities, which '
                            'MA-CLIP has not seen; name them.')
-    sets = [open_source(source, data) for source in sources]
+    sets = open_all(sources, data, labeled=False)
     samples, modality, scene = [], [], []
     for source, images in zip(sources, sets, strict=True):
         names = sample_names(images)

@@ -5,14 +5,17 @@
 The LoRA of each modality learns to embed both images of a pair near the caption of the scene
 (section III-B, equation 1); CLIP itself stays as it is. What it writes is a whole checkpoint of the
 segmentation model, which `rgbx_train train.init=…` takes for the second stage. Each step has one
-modality. Several processes share one batch: their embeddings are gathered before they are compared.
+modality, and labels are not read. Several processes share one batch: their embeddings are gathered
+before they are compared.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +30,6 @@ from rgbx_seg_train.captions import CaptionTable, caption_table
 from rgbx_seg_train.checkpoint import (
     Checkpoint,
     Progress,
-    build_model,
     initialize,
     load_checkpoint,
     load_weights,
@@ -37,19 +39,18 @@ from rgbx_seg_train.checkpoint import (
 )
 from rgbx_seg_train.clip_batches import PairBatch, PairBatches
 from rgbx_seg_train.clip_loss import contrastive_loss, gather_embeddings
+from rgbx_seg_train.clip_start import build_clip_model, check_settings, choose_trained
 from rgbx_seg_train.clip_text import load_caption_tower
 from rgbx_seg_train.config import Config
 from rgbx_seg_train.config_file import load_config
-from rgbx_seg_train.config_pretrain import PretrainConfig
-from rgbx_seg_train.data.sources import modality_of, open_source
+from rgbx_seg_train.config_pretrain import CLIP, PretrainConfig
+from rgbx_seg_train.data.sources import open_all
 from rgbx_seg_train.distributed import make_accelerator
-from rgbx_seg_train.models.segrgbx.ma_clip import ModalityClip
 from rgbx_seg_train.preprocess import normalize as normalize_images
+from rgbx_seg_train.run import BEST, LAST
 from rgbx_seg_train.run_log import RunLog
 
-CLIP = 'clip.safetensors'  # in the run's folder: the result, and what --resume goes on from
 MAX_WORKERS = 8  # threads that read ahead, if the configuration tells none
-LORA = '.lora_'  # in the names of the parameters of the pool
 SAME = ('model', 'data', 'augment', 'pretrain')  # settings that a resumed run must share
 
 
@@ -61,7 +62,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
 
     """
     run = _Pretraining(config, resume)
-    for batch in run.batches.ahead(run.step, run.accelerator.process_index, run.workers):
+    for batch in run.arriving():
         run.learn(batch)
         if run.is_time_to(config.train.log_every):
             run.write_log()
@@ -85,6 +86,8 @@ class _Pretraining:
         tower = load_caption_tower(config.pretrain.text_model, self._model.clip.config.embed)
         self._text = tower.embed(captions.texts, self.accelerator.device)
         self.accelerator.print(f'{len(captions.texts)} captions, embedded by {tower.origin}')
+        if not resume and self.accelerator.is_main_process:
+            self.path.unlink(missing_ok=True)  # no checkpoint of the run that starts
         self._log = RunLog(self.path.parent, config, self.step if resume else None,
                            self.accelerator.is_main_process)
         self._bar = tqdm(total=self.batches.steps, initial=self.step, desc=config.name,
@@ -97,7 +100,7 @@ class _Pretraining:
     def _open_data(self) -> CaptionTable:
         config = self.config
         with self.accelerator.main_process_first():  # scenes are rendered once
-            sets = [open_source(source, config.data) for source in config.data.train]
+            sets = open_all(config.data.train, config.data, labeled=False)
         captions = caption_table(config.data.train, sets, config.pretrain.captions)
         self.batches = PairBatches(sets, captions, config, self.accelerator.num_processes)
         self.workers = config.train.workers or min(os.cpu_count() or 1, MAX_WORKERS)
@@ -121,14 +124,23 @@ class _Pretraining:
             progress = checkpoint.progress
         self.step, self._began = progress.step, time.monotonic() - progress.elapsed_s
 
+    def arriving(self) -> Iterator[PairBatch]:
+        """Yield what this process learns from in each step that is left."""
+        ahead = self.batches.ahead(self.step, self.accelerator.process_index, self.workers)
+        with contextlib.closing(ahead):
+            while self.step < self.batches.steps:
+                started = time.monotonic()
+                batch = next(ahead)
+                self._window.waited_s += time.monotonic() - started
+                yield batch
+
     def is_time_to(self, every: int) -> bool:
         """Return whether what happens at every so many steps, and at the end, is due."""
         return self.step % every == 0 or self.step == self.batches.steps
 
     def learn(self, batch: PairBatch) -> None:
         """Learn from one batch, which all processes share."""
-        config, settings, window = self.config, self.config.pretrain, self._window
-        window.data_arrived()
+        config, settings, started = self.config, self.config.pretrain, time.monotonic()
         _count_corrupt(self._corrupt, batch, self.batches.n_pairs, config, self._bar)
         self._lr = settings.lr * learning_rate_factor(self.step / self.batches.steps,
                                                       settings.warmup)
@@ -139,13 +151,13 @@ class _Pretraining:
         self.accelerator.backward(loss * self.accelerator.num_processes)
         if config.train.clip_norm:
             self.accelerator.clip_grad_norm_(self._trained, config.train.clip_norm)
-        window.add(float(loss.detach()), floor)
-        if not math.isfinite(window.loss):
-            raise RgbxSegError(f'the loss is {window.loss} in step {self.step + 1}; expected a '
+        if not math.isfinite(value := float(loss.detach())):
+            raise RgbxSegError(f'the loss is {value} in step {self.step + 1}; expected a '
                                'number: lower pretrain.lr, or train in fp32.')
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.step += 1
+        self._window.add(value, floor, time.monotonic() - started)
         self._bar.update()
 
     def write_log(self) -> None:
@@ -186,46 +198,6 @@ def _loss(network: nn.Module, batch: PairBatch, text: Tensor, settings: Pretrain
     return loss, float(floor)
 
 
-def check_settings(config: Config) -> None:
-    """Raise RgbxSegError if these settings cannot train an MA-CLIP."""
-    family = config.model.family
-    if family != 'segrgbx':
-        raise RgbxSegError(f'model.family is {family}; expected segrgbx, the only one with an '
-                           'MA-CLIP; correct it.')
-    if config.train.precision == 'fp16':
-        raise RgbxSegError('train.precision is fp16; expected fp32 or bf16; choose one.')
-    if config.pretrain.trained == 'lora' and not config.train.init:
-        raise RgbxSegError('train.init is empty, and a LoRA adapts a tower that has learned '
-                           'before; expected a checkpoint with the weights of a CLIP, such as '
-                           '`rgbx_convert segrgbx OUT --pretrained` makes; or set '
-                           'pretrain.trained=tower to train all of a new one.')
-
-
-def build_clip_model(config: Config) -> nn.Module:
-    """Return the segmentation model; RgbxSegError if its MA-CLIP cannot learn from these data."""
-    model = build_model(config, len(config.data.class_infos))
-    if model.clip is None:
-        raise RgbxSegError('model.options.clip is null, so there is no MA-CLIP to train; expected '
-                           'sizes; remove the option.')
-    for source in config.data.train:
-        if (modality := modality_of(source, config.data)) not in model.modalities:
-            raise RgbxSegError(f'data.train has a source of {modality}; expected one of '
-                               f'{", ".join(model.modalities)}, for which the model has a LoRA; '
-                               'remove the source or name its modality in model.modalities.')
-    return model
-
-
-def choose_trained(model: nn.Module, settings: PretrainConfig) -> list[nn.Parameter]:
-    """Let gradients flow only into what is trained; return that."""
-    model.requires_grad_(False)
-    clip: ModalityClip = model.clip
-    trained = [parameter for name, parameter in clip.named_parameters()
-               if settings.trained == 'tower' or LORA in name]
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    return trained
-
-
 def learning_rate_factor(progress: float, warmup: float) -> float:
     """Return the factor of the learning rate at a progress of 0..1: rising, then half a cosine."""
     if progress < warmup:
@@ -237,21 +209,17 @@ class _Window:
     """Means over the steps since the last line of the log."""
 
     def __init__(self) -> None:
-        self.loss = self.floor = self.data_s = 0.0
-        self.steps, self.started = 0, time.monotonic()
-        self._waiting_since = self.started
+        self.steps = 0
+        self.loss = self.floor = self.waited_s = self.worked_s = 0.0
 
-    def data_arrived(self) -> None:
-        self.data_s += time.monotonic() - self._waiting_since
-
-    def add(self, loss: float, floor: float) -> None:
+    def add(self, loss: float, floor: float, worked_s: float) -> None:
         self.loss, self.floor, self.steps = self.loss + loss, self.floor + floor, self.steps + 1
-        self._waiting_since = time.monotonic()
+        self.worked_s += worked_s
 
     def values(self) -> dict[str, float]:
-        n, total = self.steps, time.monotonic() - self.started
-        return {'loss': self.loss / n, 'floor': self.floor / n, 'data_ms': 1e3 * self.data_s / n,
-                'step_ms': 1e3 * total / n}
+        n = self.steps
+        return {'loss': self.loss / n, 'floor': self.floor / n, 'data_ms': 1e3 * self.waited_s / n,
+                'step_ms': 1e3 * self.worked_s / n}
 
 
 def _count_corrupt(known: set[str], batch: PairBatch, n_pairs: int, config: Config,
@@ -289,10 +257,11 @@ def _parser() -> Arguments:
 def _main() -> None:
     args = _parser().parse_args()
     config = load_config(args.config, args.overrides)
-    path = Path(config.out) / config.name / CLIP
-    if path.exists() and not args.resume and not args.overwrite:
-        raise RgbxSegError(f'{path.parent} holds a run already; give --resume to continue it, '
-                           '--overwrite to replace it, or another name=….')
+    folder = Path(config.out) / config.name
+    found = [name for name in (CLIP, LAST, BEST) if (folder / name).exists()]
+    if found and not args.resume and not args.overwrite:
+        raise RgbxSegError(f'{folder} holds a run already ({found[0]}); give --resume to continue '
+                           'it, --overwrite to replace it, or another name=….')
     print(f'checkpoint: {pretrain(config, args.resume)}')
 
 

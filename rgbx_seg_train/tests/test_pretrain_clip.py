@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from clip_runs import SCENES, TINY, clip_config, write_scenes
+import yaml
+from clip_runs import HEIGHT, SCENES, TINY, WIDTH, clip_config, write_scenes
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train import clip_probe, pretrain_clip
+from rgbx_seg_train import train as train_module
 from rgbx_seg_train.captions import caption_table
 from rgbx_seg_train.checkpoint import (
     Progress,
@@ -28,13 +30,10 @@ from rgbx_seg_train.checkpoint import (
 from rgbx_seg_train.clip_batches import PairBatches
 from rgbx_seg_train.clip_loss import contrastive_loss, gather_embeddings
 from rgbx_seg_train.clip_probe import probe, probe_checkpoint, retrieval
-from rgbx_seg_train.data.sources import open_source
-from rgbx_seg_train.pretrain_clip import (
-    build_clip_model,
-    choose_trained,
-    learning_rate_factor,
-    pretrain,
-)
+from rgbx_seg_train.clip_start import build_clip_model, choose_trained
+from rgbx_seg_train.config_file import config_to_dict, load_config
+from rgbx_seg_train.data.sources import open_all
+from rgbx_seg_train.pretrain_clip import learning_rate_factor, pretrain
 
 
 def random_rows(count, width=5, seed=0):
@@ -109,14 +108,13 @@ def test_two_processes_have_the_gradient_of_one_with_the_doubled_batch():
 
 
 def open_batches(config, world=1):
-    sets = [open_source(source, config.data) for source in config.data.train]
+    sets = open_all(config.data.train, config.data, labeled=False)
     captions = caption_table(config.data.train, sets, config.pretrain.captions)
     return PairBatches(sets, captions, config, world)
 
 
 def test_each_batch_has_one_modality_and_each_pair_comes_once_a_pass(tmp_path):
-    config = clip_config(tmp_path, 'pretrain.epochs=2', 'augment.zoom_low=1',
-                         'augment.zoom_high=1')
+    config = clip_config(tmp_path, 'pretrain.epochs=2')
     batches = open_batches(config)
     assert batches.steps == 2 * 2 * SCENES // 2
     seen = {name: Counter() for name in ('thermal', 'event')}
@@ -126,6 +124,29 @@ def test_each_batch_has_one_modality_and_each_pair_comes_once_a_pass(tmp_path):
         assert len(set(batch.captions.tolist())) == len(batch.rgb) == 2
     for counter in seen.values():
         assert counter == Counter({n: 2 for n in range(SCENES)})
+
+
+@pytest.mark.parametrize(('size', 'whole'), [(4, 1), (5, 1), (2, 3)])
+def test_no_pair_comes_twice_in_a_pass_and_what_a_pass_leaves_out_comes_in_another(
+        tmp_path, size, whole):
+    batches = open_batches(clip_config(tmp_path, f'pretrain.batch_size={size}',
+                                       'pretrain.epochs=20'))
+    drawn = {name: [] for name in batches.modalities}
+    for step in range(batches.steps):
+        batch = batches.batch(step)
+        drawn[batch.modality].append(batch.captions.tolist())
+    for rows in drawn.values():
+        passes = [sum(rows[n:n + whole], []) for n in range(0, len(rows), whole)]
+        assert all(len(set(seen)) == len(seen) for seen in passes)
+        assert {n for seen in passes for n in seen} == set(range(SCENES))
+
+
+def test_a_pair_that_cannot_be_read_is_replaced_by_another_even_twice_in_a_batch(tmp_path):
+    batches = open_batches(clip_config(tmp_path, f'pretrain.batch_size={SCENES}'))
+    (tmp_path / 'scenes' / 'rgb' / '003.png').write_bytes(b'no image')
+    batch = batches.batch(0)
+    assert len(batch.captions) == SCENES and len(batch.corrupt) >= 1
+    assert set(batch.captions.tolist()) == set(range(SCENES)) - {3}
 
 
 def test_a_batch_is_a_function_of_its_step_and_shared_by_the_processes(tmp_path):
@@ -159,6 +180,11 @@ def start(config):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+def log_lines(path):
+    lines = (path.parent / 'log.jsonl').read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def changed(before, path):
     after = load_checkpoint(path).group('model')
     assert after.keys() == before.keys()
@@ -176,9 +202,47 @@ def test_only_the_pool_changes_and_training_takes_the_checkpoint(tmp_path):
 
     model = build_model(config, len(config.data.class_infos))
     assert initialize(model, path, 'segrgbx') == len(before)
-    lines = [json.loads(line) for line in (path.parent / 'log.jsonl').read_text().splitlines()]
+    lines = log_lines(path)
     assert [line['step'] for line in lines] == [1, 2, 3, 4]
     assert all(line['loss'] >= line['floor'] - 1e-5 for line in lines)
+
+
+def test_labels_are_not_read_and_need_not_be_there(tmp_path):
+    config = clip_config(tmp_path)
+    start(config)
+    whole = load_checkpoint(pretrain(config)).tensors
+    label = tmp_path / 'scenes' / 'label'
+    (label / '000.png').unlink()
+    for name in ('001', '002', '003', '004', '005'):  # an id that no class has
+        cv2.imwrite(str(label / f'{name}.png'), np.full((HEIGHT, WIDTH), 99, np.uint8))
+    tensors = load_checkpoint(pretrain(clip_config(tmp_path, 'name=unlabeled'))).tensors
+    assert all(torch.equal(whole[name], tensors[name]) for name in whole)
+
+
+def test_the_log_tells_the_wait_for_data_from_work_and_counts_no_saving(tmp_path, monkeypatch):
+    clock = [0.0]
+
+    def slow(function, seconds):
+        def called(*args, **options):
+            clock[0] += seconds
+            return function(*args, **options)
+        return called
+
+    def ahead(self, first, rank, workers):
+        for step in range(first, self.steps):
+            clock[0] += 2
+            yield self.batch(step, rank)
+
+    config = clip_config(tmp_path, 'train.save_every=1', 'train.log_every=2')
+    start(config)
+    monkeypatch.setattr(pretrain_clip, 'time', SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(PairBatches, 'ahead', ahead)
+    monkeypatch.setattr(pretrain_clip, 'save_checkpoint', slow(save_checkpoint, 100))
+    monkeypatch.setattr(pretrain_clip, 'contrastive_loss', slow(contrastive_loss, 1))
+    lines = log_lines(pretrain(config))
+    assert [(line['step'], line['data_ms'], line['step_ms']) for line in lines] == [
+        (2, 2000, 1000), (4, 2000, 1000)]
+    assert [line['elapsed_s'] for line in lines] == [106, 312]
 
 
 def test_a_batch_changes_the_lora_of_its_modality_alone(tmp_path):
@@ -222,9 +286,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, monkeypatch):
     resumed = load_checkpoint(pretrain(config, resume=True)).tensors
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    lines = [json.loads(line)['step'] for line in
-             (path.parent / 'log.jsonl').read_text().splitlines()]
-    assert lines == [1, 2, 3, 4]
+    assert [line['step'] for line in log_lines(path)] == [1, 2, 3, 4]
 
     with pytest.raises(RgbxSegError, match='its pretrain settings differ'):
         pretrain(clip_config(tmp_path, 'name=killed', 'pretrain.lr=1'), resume=True)
@@ -236,8 +298,7 @@ def test_the_pairs_are_learned(tmp_path):
         'pretrain.batch_size=6', 'augment.p_flip=0', 'augment.rgb_gain=0', 'augment.rgb_gamma=0',
         'augment.zoom_low=1', 'augment.zoom_high=1', 'train.log_every=4', 'train.save_every=100')
     start(config)
-    path = pretrain(config)
-    lines = [json.loads(line) for line in (path.parent / 'log.jsonl').read_text().splitlines()]
+    lines = log_lines(pretrain(config))
     excess = [line['loss'] - line['floor'] for line in lines]
     assert excess[-1] < 0.8 * excess[0]
 
@@ -248,6 +309,8 @@ def test_the_pairs_are_learned(tmp_path):
     (['model.modalities=[thermal, depth]'], 'data.train has a source of event'),
     (['train.init=""'], 'train.init is empty'),
     (['train.precision=fp16'], 'train.precision is fp16'),
+    (['train.accumulate=2'], 'train.accumulate is 2; expected 1'),
+    (['train.gradient_checkpointing=true'], 'gradient_checkpointing is true; expected false'),
     (['data.train=[]'], 'holds nothing to learn from'),
     (['pretrain.text_model=./nowhere'], 'no such file or folder'),
     (['pretrain.captions=""'], 'no caption for 12 images'),
@@ -259,6 +322,47 @@ def test_what_does_not_fit_is_refused_before_the_first_step(tmp_path, overrides,
         pretrain(clip_config(tmp_path, *overrides))
     assert '\n' not in str(error.value)
     assert not (Path(config.out) / 'clip' / pretrain_clip.CLIP).exists()
+
+
+@pytest.mark.parametrize('command', [pretrain_clip, train_module])
+@pytest.mark.parametrize('found', ['clip', 'last'])
+def test_neither_command_replaces_the_log_of_a_run_unasked(
+        tmp_path, monkeypatch, capsys, command, found):
+    config = clip_config(tmp_path)
+    file = tmp_path / 'clip.yaml'
+    file.write_text(yaml.safe_dump(config_to_dict(config)))
+    folder = Path(config.out) / config.name
+    folder.mkdir(parents=True)
+    (folder / f'{found}.safetensors').write_bytes(b'trained for days')
+    (folder / 'log.jsonl').write_text('{"step": 1}\n')
+    monkeypatch.setattr('sys.argv', ['the command', str(file)])
+    assert command.main() == 1
+    assert 'holds a run already' in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        f'{found}.safetensors': b'trained for days', 'log.jsonl': b'{"step": 1}\n'}
+
+
+def test_a_run_that_is_replaced_cannot_be_gone_on_with(tmp_path, monkeypatch):
+    config = clip_config(tmp_path)
+    start(config)
+    path = pretrain(config)
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pretrain_clip, 'contrastive_loss', killed)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(config)
+    assert not path.exists()
+
+
+def test_no_configuration_scores_on_labels_that_are_withheld():
+    paths = sorted((Path(__file__).parents[1] / 'configs').rglob('*.yaml'))
+    sources = [(path.stem, source) for path in paths for data in [load_config(path).data]
+               for source in (*data.train, *data.validate, *data.test)
+               if source.kind == 'urbanlf']
+    assert 'segrgbx_clip' in dict(sources)
+    assert [stem for stem, source in sources if source.split == 'test'] == []
 
 
 def test_a_corrupt_image_is_named_and_skipped_up_to_the_limit(tmp_path, capsys):
@@ -318,6 +422,7 @@ def test_a_probe_writes_picture_and_scores(tmp_path, monkeypatch, capsys):
     write_scenes(tmp_path / 'scenes', 24)
     config = clip_config(tmp_path)
     start(config)
+    (tmp_path / 'scenes' / 'label' / '000.png').unlink()  # no label is needed
     out = tmp_path / 'new' / 'probe.png'
     monkeypatch.setattr('sys.argv', ['rgbx_probe_clip', config.train.init, '--out', str(out)])
     assert clip_probe.main() == 0
