@@ -5,6 +5,7 @@
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -141,6 +142,7 @@ from loader_images import Images, loader
 if __name__ == '__main__':
     # A shell that runs the tests in the background has Ctrl-C ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    print('starts', flush=True)
     with loader(Images(), workers=1) as batches:
         drawn = batches.batches(0, 4)
         next(drawn)
@@ -163,24 +165,39 @@ def group(pgid):
     return found
 
 
+def starting(pgid):
+    """Return a run's fork server, which imports for its workers, once it is in the middle of it."""
+    return [pid for pid in group(pgid)
+            if pid != pgid and 'libtorch' in Path(f'/proc/{pid}/maps').read_text()]
+
+
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='looks into /proc')
 def test_no_process_outlives_the_run_whatever_ends_it(tmp_path, request):
     script = tmp_path / 'run.py'
     script.write_text(RUN)
     environment = {**os.environ, 'PYTHONPATH': str(Path(__file__).parent)}
-    ways = ('int', 'kill')  # what SIGTERM does is the same as SIGKILL: nothing is asked of us
+    # what SIGTERM does is the same as SIGKILL: nothing is asked of us
+    ways = ('early', 'int', 'kill')
     runs = {way: subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, text=True, env=environment,
                                   start_new_session=True) for way in ways}
     request.addfinalizer(lambda: [os.killpg(run.pid, signal.SIGKILL) for run in runs.values()
                                   if group(run.pid)])
-    for run in runs.values():
-        assert run.stdout.readline() == 'ready\n'
+    assert all(run.stdout.readline() == 'starts\n' for run in runs.values())
+    while not (servers := starting(runs['early'].pid)):
+        assert runs['early'].poll() is None
+        time.sleep(0.01)
+    for pid in servers:  # most interrupts would hit it, not all
+        blocked = re.search(r'SigBlk:\s*(\w+)', Path(f'/proc/{pid}/status').read_text())[1]
+        assert int(blocked, 16) >> (signal.SIGINT - 1) & 1
+    os.killpg(runs['early'].pid, signal.SIGINT)
+    assert all(runs[way].stdout.readline() == 'ready\n' for way in ways[1:])
     os.killpg(runs['int'].pid, signal.SIGINT)  # as a terminal does: to all of them
     runs['kill'].kill()
     errors = {way: run.communicate(timeout=60)[1] for way, run in runs.items()}
     assert all(run.returncode for run in runs.values())
-    assert errors['int'].count('Traceback') == 1  # the run's own; workers are silent
+    for way in ('early', 'int'):
+        assert errors[way].count('Traceback') == 1  # the run's own; all others are silent
     deadline = time.monotonic() + 20
     while any(group(run.pid) for run in runs.values()) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -18,8 +18,9 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -123,11 +124,12 @@ class Loader:
         context = multiprocessing.get_context('forkserver')
         context.set_forkserver_preload([__name__, *(sys.modules.keys() & SLOW_MODULES)])
         # With a generator of its own it draws nothing from torch's, which a resumed run repeats.
-        iterator = iter(DataLoader(
-            self._batches, batch_size=None, sampler=numbers, num_workers=self.workers,
-            prefetch_factor=AHEAD, pin_memory=self._device.type == 'cuda',
-            worker_init_fn=_begin_worker, multiprocessing_context=context,
-            generator=torch.Generator()))
+        with _interrupts_held():
+            iterator = iter(DataLoader(
+                self._batches, batch_size=None, sampler=numbers, num_workers=self.workers,
+                prefetch_factor=AHEAD, pin_memory=self._device.type == 'cuda',
+                worker_init_fn=_begin_worker, multiprocessing_context=context,
+                generator=torch.Generator()))
         yield None
         while True:
             try:
@@ -217,6 +219,26 @@ def _by_thread(batches: _Batches, numbers: Iterable[int]) -> Iterator[Any]:
                 yield parcel
         finally:
             thread.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hear Ctrl+C at the end only; processes that start in between never do.
+
+    Interrupted halfway, their start leaves some that complain of queues that are gone.
+    """
+    resource_tracker.ensure_running()  # else the start does that, which lets Ctrl+C through again
+    heard: list[int] = []
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # is inherited
+    # Another thread of this process may still take the signal, and this one then acts upon it.
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _begin_worker(number: int) -> None:
