@@ -46,10 +46,11 @@ eval: $(ROS)/.built  ## evaluate BAG with BUNDLE, without ROS or playing, and wr
 test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TESTS=... for some)
 	@# A process per core for the tests of training, which compute; those over DDS mostly wait, for two.
 	@$(IN_ROS) status=0; for tests in $(TESTS); do case $$tests in \
-	  rgbx_seg_train/tests) export OMP_NUM_THREADS=1; \
-	    python -m pytest -n auto --dist loadfile $$tests $(ALONE:%=--ignore=$$tests/%) \
-	    && for one in $(ALONE); do python -m pytest -q $$tests/$$one || exit 1; done;; \
-	  *) python -m pytest -n 2 --dist loadfile $$tests;; esac || status=1; done; exit $$status
+	  rgbx_seg_train/tests|rgbx_seg_train/tests/) \
+	    OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile $$tests $(ALONE:%=--ignore=$$tests/%) || status=1; \
+	    for one in $(ALONE); do OMP_NUM_THREADS=1 python -m pytest -q $$tests/$$one || status=1; done;; \
+	  rgbx_seg_train*) OMP_NUM_THREADS=1 python -m pytest $$tests || status=1;; \
+	  *) python -m pytest -n 2 --dist loadfile $$tests || status=1;; esac; done; exit $$status
 
 test-gpu: $(ROS)/.built $(VENV)/.test  ## run the tests that need a GPU: real engines of all that is installed
 	@$(IN_ROS) python -m pytest -m gpu $(TESTS)
