@@ -3,7 +3,7 @@
 """What several processes must share so that they train as one would with all their samples.
 
 How many there are, and on which devices, is a choice of `accelerate launch`. Without it everything
-here does nothing.
+here does nothing. A teacher alone still weighs the pixels of each process by themselves.
 """
 
 from __future__ import annotations
