@@ -23,6 +23,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.config import Source
 from rgbx_seg_train.data.rendered import SyntheticDataset
 from rgbx_seg_train.data.sample import Image, Sample, Samples
+from rgbx_seg_train.data.sources import innermost
 from rgbx_seg_train.data.synthetic import CLASSES, STREAMS
 from rgbx_seg_train.data.synthetic_materials import Weather, draw_weather
 
@@ -147,13 +148,6 @@ def refuse_confusion(sources: Sequence[Source]) -> None:
                 raise RgbxSegError(f'{path} and {folders[path.name]} are both named {path.name}; '
                                    'expected names that tell the captions of sources apart; '
                                    'rename one.')
-
-
-def innermost(samples: Any) -> Any:
-    """Return the samples that a change of labels is wrapped around."""
-    while hasattr(samples, 'inner'):
-        samples = samples.inner
-    return samples
 
 
 def sample_names(samples: Samples) -> list[str]:

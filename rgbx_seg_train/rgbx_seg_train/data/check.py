@@ -25,6 +25,7 @@ from rgbx_seg_train.config import Config
 from rgbx_seg_train.data import images, labels, public
 from rgbx_seg_train.data.public import Entry, PublicSet
 from rgbx_seg_train.data.sample import CorruptImage, Samples
+from rgbx_seg_train.data.sources import innermost
 
 MAX_THREADS = 16
 State = list[int]  # size and time of a label and of its image
@@ -42,10 +43,10 @@ def verify(sets: Sequence[Samples], config: Config) -> None:
             there, or the model is built for other modalities.
 
     """
-    innermost = [_unwrapped(samples) for samples in sets]
-    for inner in innermost:
+    opened = [innermost(samples) for samples in sets]
+    for inner in opened:
         verify_modality(inner, config.model.modalities)
-    for inner in innermost:
+    for inner in opened:
         if isinstance(inner, PublicSet) and inner.labeled:
             _verify_labels(inner, Path(config.data.cache))
 
@@ -69,13 +70,6 @@ def in_threads(work: Callable[[Item], Result], items: Sequence[Item], title: str
                         disable=None)
     finally:
         executor.shutdown(cancel_futures=True)
-
-
-def _unwrapped(samples: Samples) -> Samples:
-    """Return the innermost of the sets that a set wraps."""
-    while hasattr(samples, 'inner'):
-        samples = samples.inner
-    return samples
 
 
 def verify_modality(samples: Samples, built_for: Sequence[str]) -> None:

@@ -68,11 +68,6 @@ class FolderDataset(PublicSet):
         """Return the pairs, and what lacks an image or a label."""
         return self._entries(set().union(self._rgb, self._aux, self._labels, self._boxes))
 
-    @property
-    def names(self) -> list[str]:
-        """Return the names of the pairs."""
-        return [entry.name for entry in self.entries]
-
     def expected(self) -> None:
         """Return nothing: nobody says how many there should be."""
 

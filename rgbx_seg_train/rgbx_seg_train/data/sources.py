@@ -123,6 +123,13 @@ class Unlabeled:
         return replace(sample, label=np.full_like(sample.label, UNLABELED), classes=self._classes)
 
 
+def innermost(samples: Any) -> Any:
+    """Return the set of a source itself, whatever wraps it to change its labels."""
+    while hasattr(samples, 'inner'):
+        samples = samples.inner
+    return samples
+
+
 class Mixture:
     """Augmented training samples, drawn from several sources.
 
