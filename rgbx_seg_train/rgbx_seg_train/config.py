@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,12 +27,14 @@ from rgbx_seg_train.data.labels import CLASS_SETS, own_classes
 
 __all__ = ['SOURCES', 'AugmentConfig', 'Config', 'DataConfig', 'DistillConfig', 'ExportConfig',
            'FolderSource', 'LossConfig', 'ModelConfig', 'PretrainConfig', 'Source',
-           'SyntheticSource', 'TrainConfig']
+           'SyntheticSource', 'TextConfig', 'TrainConfig']
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 SCHEDULES = ('poly', 'cosine', 'one_cycle', 'constant', 'plateau')
 OPTIMIZERS = ('adamw', 'adam')
 CLASS_WEIGHTS = ('none', 'inverse_sqrt')
+CRITERIA = ('cross_entropy', 'binary')
+PROMPTS = ('template', 'color', 'shape', 'texture', 'full')
 SAMPLINGS = ('weighted', 'concatenated')
 
 
@@ -83,6 +87,8 @@ class DataConfig:
 class LossConfig:
     """What is minimized."""
 
+    # binary: each class by itself against all others, for classes that are told by text
+    criterion: str = choice('cross_entropy', CRITERIA)
     class_weights: str = choice('none', CLASS_WEIGHTS)  # of the cross entropy
     max_weight: float = number(5.0, 1)  # highest class weight over the lowest
     dice: float = number(0.0, 0)  # weight of a soft Dice term, which favors small classes
@@ -104,6 +110,9 @@ class TrainConfig:
     optimizer: str = choice('adamw', OPTIMIZERS)
     lr: float = number(1e-3, 0)
     weight_decay: float = number(0.01, 0)
+    betas: tuple[float, ...] = (0.9, 0.999)  # of the means of gradients and of their squares
+    # pattern of whole parameter names -> factor of lr; the first that matches counts
+    lr_factors: Mapping[str, Any] = field(default_factory=dict)
     schedule: str = choice('poly', SCHEDULES)
     warmup: float = number(0.05, 0, 0.9)  # share of the run with a rising learning rate
     warmup_ratio: float = number(0.01, 0, 1)  # of the learning rate, where it begins to rise
@@ -127,6 +136,30 @@ class TrainConfig:
     log_every: int = number(20, 1)  # steps
     eval_every: int = number(500, 0)  # steps; 0 = each epoch
     save_every: int = number(500, 0)  # steps; 0 = each epoch
+
+    def __post_init__(self) -> None:
+        """Refuse what no optimizer takes."""
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise RgbxSegError(f'betas is {list(self.betas)}; expected two numbers from 0 to below '
+                               '1, such as [0.9, 0.999].')
+        for pattern, factor in self.lr_factors.items():
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise RgbxSegError(f'lr_factors.{pattern}: {error}; expected a regular expression '
+                                   'for names of parameters.') from None
+            if type(factor) not in (int, float) or not 0 <= factor < math.inf:
+                raise RgbxSegError(f'lr_factors.{pattern} is {factor!r}; expected a number of at '
+                                   'least 0.')
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """What families that read text are told of the classes; see `prompts.py`."""
+
+    mode: str = choice('full', PROMPTS)  # which sentences of the bank; template = the name alone
+    template: str = 'A photo of a {} in the scene'
+    bank: str = ''  # JSON of rgbx_describe_classes; empty = the one of this package
 
 
 @dataclass(frozen=True)
@@ -168,6 +201,7 @@ class Config:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     export: ExportConfig = field(default_factory=ExportConfig)

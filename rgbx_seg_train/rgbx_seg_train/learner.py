@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -35,10 +36,19 @@ from rgbx_seg_train.distributed import (
     whole,
 )
 from rgbx_seg_train.losses import Objective
+from rgbx_seg_train.models.family import Outputs
 from rgbx_seg_train.optimization import make_optimizer
 from rgbx_seg_train.preprocess import normalize
 
 DIVERGED = 'not_finite.npz'
+
+
+class Step(NamedTuple):
+    """What a step came to."""
+
+    loss: float
+    norm: float  # length of the gradient before it is clipped
+    terms: dict[str, float]  # the further losses of the family by name, before they are weighted
 
 
 class Learner:
@@ -83,23 +93,22 @@ class Learner:
         if self._teacher is not None:
             self._teacher.close()
 
-    def step(self, batches: Sequence[Batch], number: int, lr: float) -> tuple[float, float]:
+    def step(self, batches: Sequence[Batch], number: int, lr: float) -> Step:
         """Learn from the batches of all processes as if they were one, in step `number`.
-
-        Returns the loss and the length of the gradient before it is clipped.
 
         Raises:
             RgbxSegError: the loss, or its gradient, is no longer finite; the weights are as before.
 
         """
         for group in self._optimizer.param_groups:
-            group['lr'] = lr
+            group['lr'] = lr * group['factor']
         labels = [self._move(batch.label) for batch in batches]
         targets = [self._objective.target(label, number) for label in labels]
         weight = total_of_processes(torch.stack([
             self._objective.weight(target, batch.classes)
             for target, batch in zip(targets, batches, strict=True)]).sum(0))
         total = torch.zeros((), device=self._accelerator.device)
+        self._terms: dict[str, Tensor] = {}
         for n, (batch, target) in enumerate(zip(batches, targets, strict=True), 1):
             last = n == len(batches)
             with contextlib.nullcontext() if last else self._accelerator.no_sync(self.network):
@@ -107,23 +116,43 @@ class Learner:
         loss = self._finite(total, batches, number)
         norm = self._update(batches, number)
         self.averaged.update(self.model, number)
-        return loss, norm
+        terms = {name: float(total_of_processes(value)) / self._accelerator.num_processes
+                 for name, value in self._terms.items()}
+        return Step(loss, norm, terms)
 
     def _learn(self, batch: Batch, target: Tensor, weight: Tensor) -> Tensor:
         """Add the gradients of one batch; return its share of the loss of the step."""
-        processes, parts = self._accelerator.num_processes, self.settings.accumulate
+        parts = self.settings.accumulate
         with self._accelerator.autocast():
             rgb, aux = (image.contiguous(memory_format=self._layout) for image in
                         normalize(self._move(batch.rgb), self._move(batch.aux)))
-            logits = self.network(rgb, aux, list(batch.modality), stride=self.config.loss.stride)
-        # Gradients are averaged over processes, but the first of these is a share of a sum.
-        loss = processes * self._objective(logits, target, batch.classes, weight)
-        loss = loss + self._objective.of_batch(logits, target) / parts
+            logits, auxiliary, terms = self._ask(rgb, aux, batch, target)
+        loss = self._of_labels(logits, target, batch, weight)
+        further = {name: self._of_labels(other, target, batch, weight)
+                   for name, other in auxiliary.items()}
+        further |= {name: term / parts for name, term in terms.items()}
+        for name, term in further.items():
+            loss = loss + self.model.loss_weights[name] * term
+            self._terms[name] = self._terms.get(name, 0.0) + term.detach()
         if self._teacher is not None:
             with self._accelerator.autocast():
                 loss = loss + self._teacher.loss(logits, rgb, aux, batch) / parts
         self._accelerator.backward(loss)
         return loss.detach()
+
+    def _ask(self, rgb: Tensor, aux: Tensor, batch: Batch, target: Tensor) -> Outputs:
+        """Return what the network says of a batch, and what else it wants to be minimized."""
+        names, stride = list(batch.modality), self.config.loss.stride
+        if getattr(self.model, 'sees_target', False):
+            return self.network(rgb, aux, names, stride=stride, target=target)
+        return Outputs(self.network(rgb, aux, names, stride=stride), {}, {})
+
+    def _of_labels(self, logits: Tensor, target: Tensor, batch: Batch, weight: Tensor) -> Tensor:
+        """Return this batch's share of the loss of the labels in a step."""
+        # Gradients are averaged over processes, but the first of these is a share of a sum.
+        loss = self._accelerator.num_processes * self._objective(
+            logits, target, batch.classes, weight)
+        return loss + self._objective.of_batch(logits, target) / self.settings.accumulate
 
     def _move(self, array: np.ndarray | Tensor) -> Tensor:
         return torch.as_tensor(array).to(self._accelerator.device, non_blocking=True)
@@ -183,6 +212,11 @@ def _initialize(model: nn.Module, config: Config) -> list[str]:
     if settings.init:
         count = initialize(model, Path(settings.init), config.model.family)
         notes.append(f'initialized {count} tensors from {settings.init}')
+    if hasattr(model, 'read_classes') and not settings.init:
+        from rgbx_seg_train.prompts import class_texts  # of no use to most families
+
+        classes = config.data.class_infos
+        model.read_classes([info.name for info in classes], class_texts(classes, config.text))
     if settings.class_embeddings:
         from rgbx_seg_train.text import load_class_embeddings  # of no use to most families
 

@@ -34,6 +34,7 @@ class Objective:
     def __init__(self, data: DataConfig, config: LossConfig, weights: Tensor | None = None) -> None:
         """Take the weights of the classes (N,), or None for equal ones."""
         self.config, self.weights = config, weights
+        self._criterion = {'cross_entropy': _cross_entropy, 'binary': _binary}[config.criterion]
         self._classes = data.classes
         self._ignored = (BACKGROUND_OF_UNION if config.ignore_background_union
                          and data.classes == 'union70' else None)
@@ -59,14 +60,14 @@ class Objective:
         weight: (2,), the sum of `weight` over the step.
         """
         first, _ = self._terms(target, classes)
-        total = self._cross_entropy(logits, first, self.weights, weight[0])
+        total = self._share(logits, first, self.weights, weight[0])
         if self.config.own_term:
             for name in sorted(set(classes) - {self._classes}):
                 rows = [i for i, own in enumerate(classes) if own == name]
                 there = [c for c in channels(name, self._classes) if c != UNLABELED]
                 own = _inverse(there, target.device)[target[rows]]
                 weights = None if self.weights is None else self.weights[there]
-                total = total + self.config.own_term * self._cross_entropy(
+                total = total + self.config.own_term * self._share(
                     logits[rows][:, there], own, weights, weight[1])
         return total
 
@@ -90,11 +91,24 @@ class Objective:
             return known.sum().double()
         return self.weights[target.where(known, 0)].where(known, 0.0).sum().double()
 
-    def _cross_entropy(self, logits: Tensor, target: Tensor, weights: Tensor | None,
-                       weight: Tensor) -> Tensor:
-        total = F.cross_entropy(logits.float(), target, weights, ignore_index=UNLABELED,
-                                reduction='sum')
+    def _share(self, logits: Tensor, target: Tensor, weights: Tensor | None,
+               weight: Tensor) -> Tensor:
+        total = self._criterion(logits.float(), target, weights)
         return total / weight.clamp(min=1).to(total.dtype)  # without labels: 0, not NaN
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    return F.cross_entropy(logits, target, weights, ignore_index=UNLABELED, reduction='sum')
+
+
+def _binary(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
+    """Return the sum over labeled pixels of the mean over classes of their binary cross entropy."""
+    known = target != UNLABELED
+    ids = target.where(known, 0)
+    # softplus(x) - x * truth, without a second array of the size of the logits for the truth
+    pixels = (F.softplus(logits).sum(1) - logits.gather(1, ids[:, None])[:, 0]) / logits.shape[1]
+    scale = known.to(logits.dtype) if weights is None else weights[ids] * known
+    return (pixels * scale).sum()
 
 
 def _inverse(there: Sequence[int], device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,13 +56,31 @@ class Plateau:
 
 
 def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimizer of what is trained; norms, biases and other vectors do not decay."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if not trained:
+    """Return the optimizer of what is trained; norms, biases and other vectors do not decay.
+
+    Each group has the `factor` by which its learning rate differs from that of the run.
+
+    Raises:
+        RgbxSegError: nothing is trained, or a pattern of `lr_factors` names nothing that is.
+
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    unused = set(settings.lr_factors)
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            pattern = next((p for p in settings.lr_factors if re.fullmatch(p, name)), None)
+            unused.discard(pattern)
+            factor = 1.0 if pattern is None else float(settings.lr_factors[pattern])
+            groups.setdefault((factor, parameter.ndim > 1), []).append(parameter)
+    if unused:
+        raise RgbxSegError(f'train.lr_factors: {min(unused)!r} matches no parameter that is '
+                           'trained; expected a pattern of whole names; correct it or leave it '
+                           'out.')
+    if not groups:
         raise RgbxSegError('the model has no weights that are trained; expected some; check '
                            'model.options for what is frozen.')
-    groups = [{'params': [p for p in trained if p.ndim > 1]},
-              {'params': [p for p in trained if p.ndim <= 1], 'weight_decay': 0.0}]
-    groups = [group for group in groups if group['params']]
-    return OPTIMIZERS[settings.optimizer](groups, settings.lr, fused=True,
-                                          weight_decay=settings.weight_decay)
+    rows = [{'params': parameters, 'factor': factor,
+             'weight_decay': settings.weight_decay if decays else 0.0}
+            for (factor, decays), parameters in sorted(groups.items(), reverse=True,
+                                                       key=lambda item: item[0])]
+    return OPTIMIZERS[settings.optimizer](rows, settings.lr, settings.betas, fused=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,7 +36,7 @@ from rgbx_seg_train.distributed import (
     random_state,
     set_random_state,
 )
-from rgbx_seg_train.learner import DIVERGED, Learner
+from rgbx_seg_train.learner import DIVERGED, Learner, Step
 from rgbx_seg_train.losses import Objective, class_weights
 from rgbx_seg_train.optimization import Plateau, learning_rate_factor
 from rgbx_seg_train.run_log import RunLog
@@ -174,9 +175,9 @@ class Run:
         started, state = time.monotonic(), self.state
         self._lr = self.settings.lr * self._plateau.factor * learning_rate_factor(
             self.progress, self.settings)
-        loss, norm = self.learner.step(batches, state.step, self._lr)
+        found = self.learner.step(batches, state.step, self._lr)
         self.state = replace(state, step=state.step + 1, samples=state.samples + self._per_step)
-        self._window.add(loss, norm, time.monotonic() - started)
+        self._window.add(found, time.monotonic() - started)
         self._bar.update()
         self.finished = self._is_finished()
 
@@ -186,7 +187,8 @@ class Run:
         spent_s = window.waited_s + window.worked_s
         # fp16 skips a step whose gradient is no number
         gradient = {'gradient': window.norm / n} if math.isfinite(window.norm) else {}
-        self._log.write(self.state.step, loss=window.loss / n, lr=self._lr, **gradient,
+        terms = {f'loss_{name}': value / n for name, value in window.terms.items()}
+        self._log.write(self.state.step, loss=window.loss / n, **terms, lr=self._lr, **gradient,
                         progress=self.progress, elapsed_s=time.monotonic() - self._began,
                         data_ms=1e3 * window.waited_s / n, step_ms=1e3 * window.worked_s / n,
                         images_per_s=n * self._per_step / spent_s,
@@ -262,12 +264,14 @@ class _Window:
     def __init__(self) -> None:
         self.steps = 0
         self.loss = self.norm = self.waited_s = self.worked_s = 0.0
+        self.terms: Counter[str] = Counter()
 
-    def add(self, loss: float, norm: float, worked_s: float) -> None:
+    def add(self, found: Step, worked_s: float) -> None:
         """Add a step."""
         self.steps += 1
-        self.loss += loss
-        self.norm += norm
+        self.loss += found.loss
+        self.norm += found.norm
+        self.terms.update(found.terms)
         self.worked_s += worked_s
 
 

@@ -139,3 +139,23 @@ def test_class_weights_are_inverse_square_roots_up_to_a_limit():
     shares = torch.tensor([0.64, 0.16, 0.01, 0.0])
     config = LossConfig(class_weights='inverse_sqrt', max_weight=5.0)
     torch.testing.assert_close(class_weights(shares, config), torch.tensor([1.0, 2.0, 5.0, 5.0]))
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_the_binary_criterion_asks_each_class_by_itself_and_no_unlabeled_pixel(weighted):
+    logits, target = random(2, 9, 3, 4), ids(9, 2, 3, 4)
+    target[0, 0] = 255
+    weights = torch.linspace(1, 5, 9) if weighted else None
+    total = weight = 0.0
+    for b, y, x in np.ndindex(2, 3, 4):
+        if target[b, y, x] != 255:
+            chance = torch.sigmoid(logits[b, :, y, x].double())
+            right = [-torch.log(p if c == target[b, y, x] else 1 - p) for c, p in enumerate(chance)]
+            w = 1.0 if weights is None else float(weights[target[b, y, x]])
+            total, weight = total + w * float(sum(right)) / 9, weight + w
+    objective = Objective(MFNET, LossConfig(criterion='binary'), weights)
+    assert value(objective, logits, target, ['mfnet'] * 2).item() == pytest.approx(
+        total / weight, rel=1e-5)
+    logits[0, :, 0] = 1e4  # only where nothing is labeled
+    assert value(objective, logits, target, ['mfnet'] * 2).item() == pytest.approx(
+        total / weight, rel=1e-5)

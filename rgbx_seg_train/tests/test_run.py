@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import log_of, small_config, use_stub
+from small_runs import Stub, log_of, small_config, use_stub
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train import learner, run
 from rgbx_seg_train.checkpoint import load_checkpoint
 from rgbx_seg_train.config import TrainConfig
+from rgbx_seg_train.models import FAMILIES, Family
+from rgbx_seg_train.models.family import Outputs
 from rgbx_seg_train.optimization import Plateau, make_optimizer
 from rgbx_seg_train.train import train
 
@@ -226,3 +228,61 @@ def test_a_compiled_network_learns_the_same(tmp_path):
         tmp_path / f'runs/{name}/log.jsonl').read_text().splitlines()) if 'loss' in line]
         for name in ('plain', 'compiled')]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+class Advised(Stub):
+    """A network with a second head and a further term, as some families have them."""
+
+    sees_target = True
+    loss_weights = {'second': 0.5, 'size': 0.25}
+
+    def __init__(self, config, n_classes):
+        super().__init__(config, n_classes)
+        self.second = torch.nn.Conv2d(6, n_classes, 1)
+
+    def forward(self, rgb, aux, modality=None, stride=1, target=None):
+        logits = super().forward(rgb, aux, modality, stride)
+        if target is None:
+            return logits
+        assert target.shape == (len(rgb), *logits.shape[2:]) and target.dtype == torch.int64
+        other = self.second(torch.cat([rgb, aux], 1))[:, :, ::stride, ::stride]
+        return Outputs(logits, {'second': other}, {'size': logits.square().mean()})
+
+
+def test_the_further_losses_of_a_family_are_weighted_added_and_logged(tmp_path, monkeypatch):
+    monkeypatch.setitem(FAMILIES, 'stub', Family(type(None), {'tiny': None}, Advised))
+    totals = {}
+    for second, size in ((0.0, 0.0), (0.5, 0.0), (0.0, 0.25), (0.5, 0.25)):
+        monkeypatch.setattr(Advised, 'loss_weights', {'second': second, 'size': size})
+        config = small_config(tmp_path, 'train.steps=1', 'train.log_every=1', 'loss.stride=2',
+                              f'name=run{second}_{size}')
+        train(config)
+        row = next(row for row in log_of(config) if 'loss' in row)
+        totals[second, size] = row['loss']
+        assert row['loss'] == pytest.approx(
+            totals[0.0, 0.0] + second * row['loss_second'] + size * row['loss_size'], rel=1e-5)
+    assert len(set(totals.values())) == 4
+
+
+def test_a_pattern_of_names_has_a_learning_rate_of_its_own():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(4, 4, 1))
+    settings = TrainConfig(lr_factors={r'0\.weight': 0.01, r'0\..+': 0.5}, betas=(0.9, 0.95))
+    groups = make_optimizer(model, settings).param_groups
+    found = {id(p): group for group in groups for p in group['params']}
+    factors = {name: found[id(p)]['factor'] for name, p in model.named_parameters()}
+    assert factors == {'0.weight': 0.01, '0.bias': 0.5, '1.weight': 1.0, '1.bias': 1.0}
+    assert {group['betas'] for group in groups} == {(0.9, 0.95)}
+    with pytest.raises(RgbxSegError, match="'clip.+' matches no parameter that is trained"):
+        make_optimizer(model, TrainConfig(lr_factors={'clip.+': 0.1}))
+
+
+def test_a_factor_of_the_learning_rate_is_kept_through_the_schedule(tmp_path):
+    still = small_config(tmp_path, 'train.steps=3', 'train.weight_decay=0', 'name=still',
+                         'train.lr_factors={"first.+": 0}')
+    train(still)
+    moved = load_checkpoint(tmp_path / 'runs/still/last.safetensors').group('model')
+    train(small_config(tmp_path, 'train.steps=1', 'train.weight_decay=0', 'name=again',
+                       'train.lr_factors={"first.+": 0}'))
+    once = load_checkpoint(tmp_path / 'runs/again/last.safetensors').group('model')
+    assert moved['first.weight'].equal(once['first.weight'])
+    assert not moved['last.weight'].equal(once['last.weight'])

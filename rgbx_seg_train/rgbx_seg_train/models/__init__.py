@@ -8,7 +8,18 @@ A model is built by `Family.build(config, n_classes, modalities)` and offers
   (B, 3, H, W), ImageNet-normalized, aux (B, 3, H, W) in [0, 1], and B names or ids of modalities,
 - `merge(modality)` -> a module in eval mode, `forward(rgb, aux)`, for one modality: what is
   exported; if its `scene_width` is above 0, its embeddings of the scene can be computed apart,
-- `COMPONENTS`: (name, pattern of parameter names), which tell every parameter's component.
+- `COMPONENTS`: (name, pattern of parameter names), which tell every parameter's component,
+- `set_gradient_checkpointing(on)`: spend time to spare memory in training.
+
+Some offer more:
+
+- `sees_target = True`: in training it is called with `target=`, the ids int64 (B, H/stride,
+  W/stride) with 255 for unlabeled, and then returns `family.Outputs`; `loss_weights` has the weight
+  of each of its further losses by name,
+- `read_classes(names, texts)`: a new model is told the names of its classes and, for each of them,
+  one or more sentences (`prompts.class_texts`); what it makes of them is in its state_dict,
+- `set_classes(embeddings)`: segment from now on into the classes of these rows (N, D); its merged
+  form has `text_width` D and `forward(rgb, aux, classes=rows)`.
 """
 
 from __future__ import annotations

@@ -35,6 +35,14 @@ class Published(NamedTuple):
     source: str
 
 
+class Outputs(NamedTuple):
+    """What a model returns in training if its `sees_target` is True; see `models/__init__.py`."""
+
+    logits: Tensor  # (B, N, H/stride, W/stride)
+    auxiliary: dict[str, Tensor]  # logits of further heads, of the same shape, by name
+    terms: dict[str, Tensor]  # scalars that are minimized too, by name
+
+
 class Family(NamedTuple):
     """One row of the table."""
 
