@@ -10,6 +10,10 @@ and one is computed.
 Each term is a sum over pixels, divided by the weight of all labeled pixels of the step: of all
 batches that are accumulated and of all processes. So the loss of a step does not depend on how its
 samples are dealt out.
+
+By the criterion `binary` each class is asked by itself against all others, as networks do whose
+classes are told by text: the number of the others then says nothing of a pixel, so that they may
+be exchanged. What such logits stand for is `probabilities`.
 """
 
 from __future__ import annotations
@@ -34,7 +38,6 @@ class Objective:
     def __init__(self, data: DataConfig, config: LossConfig, weights: Tensor | None = None) -> None:
         """Take the weights of the classes (N,), or None for equal ones."""
         self.config, self.weights = config, weights
-        self._criterion = {'cross_entropy': _cross_entropy, 'binary': _binary}[config.criterion]
         self._classes = data.classes
         self._ignored = (BACKGROUND_OF_UNION if config.ignore_background_union
                          and data.classes == 'union70' else None)
@@ -75,7 +78,7 @@ class Objective:
         """Return what no sum over pixels can say: the Dice term of this batch, or 0."""
         if not self.config.dice:
             return logits.new_zeros(())
-        return self.config.dice * dice_loss(logits, target)
+        return self.config.dice * dice_loss(logits, target, self.config.criterion)
 
     def _terms(self, target: Tensor, classes: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return what each term looks at: ids of the union, 255 where a term has nothing."""
@@ -93,8 +96,21 @@ class Objective:
 
     def _share(self, logits: Tensor, target: Tensor, weights: Tensor | None,
                weight: Tensor) -> Tensor:
-        total = self._criterion(logits.float(), target, weights)
+        total = summed(logits.float(), target, self.config.criterion, weights)
         return total / weight.clamp(min=1).to(total.dtype)  # without labels: 0, not NaN
+
+
+def probabilities(logits: Tensor, criterion: str) -> Tensor:
+    """Return what logits (B, N, …) that were trained by a criterion stand for, in 0..1.
+
+    `cross_entropy`: softmax, N of which add up to 1; `binary`: sigmoid, each class by itself.
+    """
+    return logits.sigmoid() if criterion == 'binary' else logits.softmax(1)
+
+
+def summed(logits: Tensor, target: Tensor, criterion: str, weights: Tensor | None = None) -> Tensor:
+    """Return the loss of logits (B, N, H, W), summed over the labeled pixels of ids (B, H, W)."""
+    return _CRITERIA[criterion](logits, target, weights)
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
@@ -111,6 +127,9 @@ def _binary(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
     return (pixels * scale).sum()
 
 
+_CRITERIA = {'cross_entropy': _cross_entropy, 'binary': _binary}
+
+
 def _inverse(there: Sequence[int], device: torch.device) -> Tensor:
     """Return the table (256,) from ids of the network to the places in `there`, else 255."""
     table = torch.full((256,), UNLABELED, device=device)
@@ -118,17 +137,17 @@ def _inverse(there: Sequence[int], device: torch.device) -> Tensor:
     return table
 
 
-def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+def dice_loss(logits: Tensor, target: Tensor, criterion: str = 'cross_entropy') -> Tensor:
     """Return 1 - mean soft Dice over the classes, without id 0, that occur in the batch.
 
     The batch is that of all processes together.
     """
     known = target != UNLABELED
-    probabilities = logits.float().softmax(1) * known[:, None]  # (B, N, H, W)
+    found = probabilities(logits.float(), criterion) * known[:, None]  # (B, N, H, W)
     truth = F.one_hot(target.where(known, 0), logits.shape[1]).movedim(-1, 1) * known[:, None]
     axes = (0, 2, 3)
     hit, guessed, true = sum_of_processes(torch.stack([
-        (probabilities * truth).sum(axes), probabilities.sum(axes), truth.sum(axes).float()]))
+        (found * truth).sum(axes), found.sum(axes), truth.sum(axes).float()]))
     occurs = true > 0
     occurs[0] = False
     if not occurs.any():
