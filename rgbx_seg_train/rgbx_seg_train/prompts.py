@@ -1,0 +1,179 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""What text models are told of each class: its name in a template, and how it looks.
+
+LMSeg (arXiv 2412.00364) has a language model describe the color, the shape and size, and the
+texture and material of every class, once and offline, and reports that all three together do better
+than one of them, and one better than the name alone; its wording is not published. Ours is the
+template with the name, then what is told: "A photo of a car in the scene, usually white, …, a low
+closed body on four wheels, …, glossy painted metal …." The bank of the package was written by hand
+for all our sets of classes; a bank of `rgbx_describe_classes` or by hand goes over it, and may give
+whole texts (`full`) of its own. Of a name such as "car, auto, motorcar" the first word is shown,
+as CAT-Seg does (arXiv 2303.11797), and each of them finds the description.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.manifest import ClassInfo
+from rgbx_seg_ros.vocabulary import nearest
+from rgbx_seg_train.config import TextConfig
+
+ATTRIBUTES = ('color', 'shape', 'texture')
+NAME, SYNONYM = '{}', ', '  # in a template, between the words of a class
+MAX_BYTES, MAX_CHARACTERS = 1 << 24, 400  # of a bank, of a text in it
+
+
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+class Description(NamedTuple):
+    """How a class looks; what is empty is not told."""
+
+    color: str = ''
+    shape: str = ''
+    texture: str = ''
+    full: str = ''  # a whole text, instead of the template and all three
+
+
+class Descriptions(NamedTuple):
+    """The descriptions of a bank, found by `name_key`."""
+
+    names: tuple[str, ...]
+    by_key: Mapping[str, Description]
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Description]) -> Descriptions:
+        """Index descriptions by their names and by further words that are no others' names."""
+        by_key: dict[str, Description] = {}
+        for name, told in entries.items():
+            for word in name.split(SYNONYM)[1:]:
+                by_key.setdefault(name_key(word), told)
+        for word, told in [(name.split(SYNONYM)[0], told) for name, told in entries.items()][::-1]:
+            by_key[name_key(word)] = told
+        whole = {name_key(name): told for name, told in entries.items()}
+        return cls(tuple(entries), by_key | whole)
+
+    def over(self, other: Descriptions) -> Descriptions:
+        """Return these and, where they have none, the other's."""
+        names = dict.fromkeys((*self.names, *other.names))
+        return Descriptions(tuple(names), {**other.by_key, **self.by_key})
+
+    def find(self, name: str) -> Description:
+        """Return how a class looks; RgbxSegError names those described that are nearest."""
+        for word in (name, *name.split(SYNONYM)):
+            if (told := self.by_key.get(name_key(word))) is not None:
+                return told
+        near = nearest(name, self.names)
+        hint = f', such as {" or ".join(map(repr, near))}' if near else ''
+        raise RgbxSegError(f'class {name!r}: nothing describes it; expected a class of the bank'
+                           f'{hint}; describe it by `rgbx_describe_classes` and name the file as '
+                           'text.bank, or set text.mode=template.')
+
+
+def plain_name(name: str) -> str:
+    """Return a name as a text tells it: "traffic light" of TrafficLight and of traffic_light."""
+    words = re.sub(r'(?<=[a-z])(?=[A-Z])|_', ' ', name.split(SYNONYM)[0])
+    return ' '.join(words.split()).lower()
+
+
+def name_key(name: str) -> str:
+    """Return what names have in common that differ in case, spaces, hyphens and underscores."""
+    return re.sub(r'[\W_]+', '', name).casefold()
+
+
+def class_texts(classes: Sequence[ClassInfo], settings: TextConfig) -> tuple[tuple[str, ...], ...]:
+    """Return the sentences of each class.
+
+    Raises:
+        RgbxSegError: the bank has no description of a class, or cannot be read.
+
+    """
+    return name_texts([info.name for info in classes], settings)
+
+
+def name_texts(names: Sequence[str], settings: TextConfig,
+               own: Mapping[str, Description] = NONE) -> tuple[tuple[str, ...], ...]:
+    """Return the sentences of each class by its name; `own` descriptions win over the bank's."""
+    if NAME not in settings.template:
+        raise RgbxSegError(f'text.template {settings.template!r} has no {NAME}; expected a text '
+                           f'with {NAME} where the name of the class goes, such as "a photo of a '
+                           f'{NAME}".')
+    if settings.mode == 'template':
+        return tuple((_shown(name, settings),) for name in names)
+    bank = Descriptions.of(own).over(load_descriptions(settings.bank))
+    return tuple((_text(name, bank.find(name), settings),) for name in names)
+
+
+def _text(name: str, told: Description, settings: TextConfig) -> str:
+    if settings.mode == 'full' and told.full:
+        return told.full
+    parts = told[:3] if settings.mode == 'full' else (getattr(told, settings.mode),)
+    if not all(parts):
+        lacking = next(attribute for attribute in ATTRIBUTES if not getattr(told, attribute))
+        raise RgbxSegError(f'class {name!r}: its description tells no {lacking}; expected one for '
+                           f'text.mode {settings.mode}; add it to the bank.')
+    return ', '.join([_shown(name, settings).rstrip('. '), *parts]) + '.'
+
+
+def _shown(name: str, settings: TextConfig) -> str:
+    return settings.template.replace(NAME, plain_name(name))
+
+
+def load_descriptions(path: str = '') -> Descriptions:
+    """Return the descriptions of a file, and those of this package of what it does not have."""
+    packaged = _packaged()
+    return Descriptions.of(read_descriptions(Path(path))).over(packaged) if path else packaged
+
+
+@functools.cache
+def _packaged() -> Descriptions:
+    file = resources.files('rgbx_seg_train.data') / 'descriptions.json'
+    return Descriptions.of(_parse(file.read_bytes(), 'the bank of this package'))
+
+
+def read_descriptions(path: Path) -> dict[str, Description]:
+    """Return the descriptions of a file by the names in it; RgbxSegError says what is wrong."""
+    if not path.is_file():
+        raise RgbxSegError(f'bank {path}: no such file; expected one of `rgbx_describe_classes`; '
+                           'make it or correct the path.')
+    if path.stat().st_size > MAX_BYTES:
+        raise RgbxSegError(f'bank {path}: has {path.stat().st_size} bytes; expected at most '
+                           f'{MAX_BYTES}; name another file.')
+    return _parse(path.read_bytes(), f'bank {path}')
+
+
+def _parse(data: bytes, what: str) -> dict[str, Description]:
+    try:
+        entries = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RgbxSegError(f'{what}: no JSON ({" ".join(str(error).split())[:80]}); expected '
+                           '{name: {color, shape, texture}, …}; correct it.') from None
+    if not isinstance(entries, dict):
+        raise RgbxSegError(f'{what}: holds no mapping; expected {{name: {{color, shape, texture}}, '
+                           '…}; correct it.')
+    return {name: parse_description(entry, f'{what}: {name!r}') for name, entry in entries.items()}
+
+
+def parse_description(entry: Any, what: str) -> Description:
+    """Return an entry of a bank; RgbxSegError, which begins with `what`, if it is none."""
+    if not isinstance(entry, dict) or not entry or set(entry) - set(Description._fields):
+        raise RgbxSegError(f'{what} is {str(entry)[:60]!r}; expected a mapping with some of '
+                           f'{", ".join(Description._fields)}; correct it.')
+    for key, text in entry.items():
+        if not isinstance(text, str) or not text.strip() or not text.isprintable():
+            raise RgbxSegError(f'{what} has the {key} {str(text)[:60]!r}; expected one line of '
+                               'text; correct it.')
+        if len(text) > MAX_CHARACTERS:
+            raise RgbxSegError(f'{what} has a {key} of {len(text)} characters; expected at most '
+                               f'{MAX_CHARACTERS}; shorten it.')
+    return Description(**{key: text.strip() for key, text in entry.items()})
