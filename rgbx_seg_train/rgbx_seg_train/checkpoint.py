@@ -177,7 +177,12 @@ def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: Path) -> None:
-    """Load weights that must fit the model exactly."""
+    """Load weights that must fit the model exactly; buffers `of_any_size` take their sizes."""
+    for path, module in model.named_modules():
+        for name in getattr(module, 'of_any_size', ()):
+            own, found = getattr(module, name), weights.get(f'{path}.{name}' if path else name)
+            if found is not None and found.ndim == own.ndim:
+                setattr(module, name, own.new_empty(found.shape))
     expected = model.state_dict()
     wrong = [name for name in expected.keys() | weights.keys()
              if name not in weights or name not in expected

@@ -81,7 +81,7 @@ def load_text_tower(where: str) -> TextTower:
                            'CLIP or LanguageBind, with both towers or the text tower and its '
                            'projection; name their folder.')
     model = _build(where, _config(where), weights)
-    return TextTower(model.eval(), _tokenizer(where), origin)
+    return TextTower(model.eval(), load_tokenizer(where), origin)
 
 
 def _build(where: str, told: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
@@ -117,7 +117,13 @@ def _config(where: str) -> dict[str, Any]:
                            'sizes; copy it again.') from None
 
 
-def _tokenizer(where: str) -> CLIPTokenizer:
+def load_tokenizer(where: str) -> CLIPTokenizer:
+    """Return the tokenizer of a folder, or of `OWNER/NAME[@REVISION]` on the hub or in its cache.
+
+    Raises:
+        RgbxSegError: nothing there, or none of CLIP.
+
+    """
     try:
         folder = _files(where, TOKENIZER)[0].parent
     except RgbxSegError:
@@ -139,7 +145,9 @@ def _files(where: str, names: Sequence[str]) -> list[Path]:
         found = [folder / name if (folder / name).is_file() else None for name in names]
     else:
         hub = parse_hub_id(where)
-        assert hub is not None  # the weights were read from there
+        if hub is None:
+            raise RgbxSegError(f'text model {where}: no such file or folder; expected one, or a '
+                               'hub repository as OWNER/NAME[@REVISION]; correct the path.')
         searches = [HubSearch(hub, (name,)) for name in names]
         found = [search.find(search.names[0]) for search in searches]
         for search, file in zip(searches, found, strict=True):

@@ -17,7 +17,8 @@ Some offer more:
   W/stride) with 255 for unlabeled, and then returns `family.Outputs`; `loss_weights` has the weight
   of each of its further losses by name,
 - `read_classes(names, texts)`: a new model is told the names of its classes and, for each of them,
-  one or more sentences (`prompts.class_texts`); what it makes of them is in its state_dict,
+  one or more sentences (`prompts.class_texts`); what it makes of them is in its state_dict, in
+  buffers that the module which has them names in `of_any_size` if their sizes depend on the texts,
 - `set_classes(embeddings)`: segment from now on into the classes of these rows (N, D); its merged
   form has `text_width` D and `forward(rgb, aux, classes=rows)`.
 """
