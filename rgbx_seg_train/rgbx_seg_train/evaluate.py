@@ -89,8 +89,10 @@ def _parser() -> Arguments:
         "camera size; paper: of a checkpoint, logits upsampled to the label's size (default: "
         'robot)')
     add('--size', default='network', metavar='SIZE', help="of protocol paper: the network's size, "
-        'native, or the short side in pixels (default: network)')
+        'native, the short side in pixels, or WxH (default: network)')
     add('--window', action='store_true', help="of protocol paper: windows of the network's size")
+    add('--whole', action='store_true', help='of --window: averaged with a pass of the whole '
+        "image at the network's size")
     add('--scales', default='1', metavar='LIST', help='of protocol paper: such as 0.75,1,1.25')
     add('--flip', action='store_true', help='of protocol paper: mirrored as well')
     add('--robustness', type=int, metavar='N', help='frames of each data set that also run with '
@@ -105,18 +107,18 @@ def _parser() -> Arguments:
 
 def _passes(args: argparse.Namespace) -> Passes | None:
     """Return how papers' protocol is to run; None for the robot's."""
-    given = (args.size, args.window, args.scales, args.flip)
+    given = (args.size, args.window, args.whole, args.scales, args.flip)
     if args.protocol == 'robot':
-        if given != ('network', False, '1', False):
-            raise RgbxSegError('--size, --window, --scales and --flip are of --protocol paper; '
-                               'expected it beside them; add it, or leave them out.')
+        if given != ('network', False, False, '1', False):
+            raise RgbxSegError('--size, --window, --whole, --scales and --flip are of --protocol '
+                               'paper; expected it beside them; add it, or leave them out.')
         return None
     try:
         scales = tuple(float(text) for text in args.scales.split(','))
     except ValueError:
         raise RgbxSegError(f'--scales is {args.scales}; expected numbers such as '
                            '0.75,1,1.25.') from None
-    return Passes(args.size, args.window, scales, args.flip)
+    return Passes(args.size, args.window, args.whole, scales, args.flip)
 
 
 def _options(args: argparse.Namespace, config: Config, report: bool) -> Options:

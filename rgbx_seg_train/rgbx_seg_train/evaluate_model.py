@@ -143,7 +143,8 @@ class CheckpointModel:
         graph = BundleGraph(self._model.merge(kind.modality),  # type: ignore[operator]
                             self.config.data.zero_aux, chosen)
         if self._passes is not None:
-            run = WholeImages(graph.to(self.device), self._network, self._passes)
+            run = WholeImages(graph.to(self.device), self._network, self._passes,
+                              self.config.loss.criterion)
             return lambda sample: Answer(*run(sample, ids))
         infos = infos_of(kind.classes, data)
         infos = infos if ids is None else tuple(infos[one] for one in ids)

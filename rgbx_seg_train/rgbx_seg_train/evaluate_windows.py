@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How papers run a network: logits upsampled to the label's size before the class is chosen.
 
-The image goes in as a whole, at the network's size or with a short side of one's choice; or in
-windows that overlap, whose logits are averaged; or at several scales and mirrored, whose
-probabilities are averaged.
+The image goes in as a whole, at the network's size or at one of one's choice; or in windows that
+overlap, whose logits are averaged, perhaps beside the whole; or at several scales and mirrored.
+Probabilities of several passes are averaged.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_train.data.augment import mirror
 from rgbx_seg_train.data.sample import Image, Sample
 from rgbx_seg_train.export_graph import BundleGraph, read_images
+from rgbx_seg_train.losses import probabilities
 
 Size = tuple[int, int]  # (H, W)
 
@@ -36,17 +37,22 @@ LARGEST = 8192  # pixels of a side
 class Passes:
     """How often and at which size an image goes through the network."""
 
-    size: str = 'network'  # or native, or the short side in pixels
+    size: str = 'network'  # or native, or the short side in pixels, or WxH
     window: bool = False  # in windows of the network's size
+    whole: bool = False  # beside windows: one more pass, of the whole image at the network's size
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what is no size and no scale."""
-        short = int(self.size) if self.size.isdecimal() else 0
-        if self.size not in SIZES and not STEP <= short <= LARGEST:
-            raise RgbxSegError(f'--size is {self.size}; expected network, native, or the short '
-                               f'side in pixels, {STEP} to {LARGEST}.')
+        sides = [int(side) if side.isdecimal() else 0 for side in self.size.split('x')]
+        if self.size not in SIZES and not (
+                len(sides) <= 2 and all(STEP <= side <= LARGEST for side in sides)):
+            raise RgbxSegError(f'--size is {self.size}; expected network, native, the short side '
+                               f'in pixels, or WxH, {STEP} to {LARGEST}.')
+        if self.whole and not self.window:
+            raise RgbxSegError('--whole is of --window, beside whose windows it adds a pass of '
+                               'the whole image; expected both; add --window or leave it out.')
         if not self.scales or not all(0.1 <= scale <= 4 for scale in self.scales):
             raise RgbxSegError(f'--scales is {",".join(map(str, self.scales))}; expected numbers '
                                'of 0.1 to 4, such as 0.75,1,1.25.')
@@ -55,19 +61,26 @@ class Passes:
         """Return the size at which an image of a native size goes into the network."""
         if self.size == 'network':
             return network if scale == 1 else _rounded_up(network, scale)
+        if 'x' in self.size:
+            width, height = map(int, self.size.split('x'))
+            return _rounded_up((height, width), scale)
         short = min(native) if self.size == 'native' else int(self.size)
         return _rounded_up(native, scale * short / min(native))
 
     def words(self, network: Size) -> str:
         """Return all that in words."""
+        other = f'resized to {self.size}' if 'x' in self.size else (
+            f'with a short side of {self.size}')
         size = {'network': f'resized to {network[1]}x{network[0]}',
-                'native': 'at its own size'}.get(self.size, f'with a short side of {self.size}')
+                'native': 'at its own size'}.get(self.size, other)
         parts = [f'The image goes in {size}']
         if self.size != 'network':
             parts.append(f'sides rounded up to multiples of {STEP}')
         if self.window:
             parts.append(f'in windows of {network[1]}x{network[0]} that overlap by a third, '
                          'logits averaged')
+        if self.whole:
+            parts.append(f'as a whole resized to {network[1]}x{network[0]}')
         if self.scales != (1.0,):
             parts.append('at the scales ' + ', '.join(f'{scale:g}' for scale in self.scales))
         if self.flip:
@@ -77,17 +90,27 @@ class Passes:
         return ', '.join(parts) + '.'
 
     @property
+    def count(self) -> int:
+        """Return how many passes there are."""
+        return len(self.scales) * (1 + self.flip) * (1 + self.whole)
+
+    @property
     def several(self) -> bool:
         """Return whether there is more than one pass."""
-        return self.flip or len(self.scales) > 1
+        return self.count > 1
 
 
 class WholeImages:
     """Runs the graph of a bundle on samples by the protocol of papers."""
 
-    def __init__(self, graph: BundleGraph, network: Size, passes: Passes) -> None:
-        """Take the graph of one modality and one data set's classes, and the network's size."""
+    def __init__(self, graph: BundleGraph, network: Size, passes: Passes,
+                 criterion: str = 'cross_entropy') -> None:
+        """Take the graph of one modality and one data set's classes, and the network's size.
+
+        `criterion` is that of training, which says what the logits stand for.
+        """
         self._graph, self._network, self._passes = graph.eval(), network, passes
+        self._criterion = criterion
         self._device = next((one.device for one in graph.parameters()), torch.device('cpu'))
 
     @torch.inference_mode()
@@ -99,13 +122,13 @@ class WholeImages:
         native = sample.label.shape
         total: Tensor | None = None
         for logits in self._logits(sample, native):
-            scores = logits[0] if not self._passes.several else logits[0].softmax(0)
+            scores = probabilities(logits, self._criterion) if self._passes.several else logits
             total = scores if total is None else total + scores
         assert total is not None
-        sure = total.softmax(0).amax(0) if not self._passes.several else total.amax(0) / (
-            len(self._passes.scales) * (1 + self._passes.flip))
-        label = total.argmax(0).to(torch.uint8).cpu().numpy()
-        confidence = (sure * 255 + 0.5).to(torch.uint8).cpu().numpy()
+        chances = (total / self._passes.count if self._passes.several
+                   else probabilities(total, self._criterion))
+        label = total[0].argmax(0).to(torch.uint8).cpu().numpy()
+        confidence = (chances[0].amax(0) * 255 + 0.5).to(torch.uint8).cpu().numpy()
         return label if ids is None else ids[label], confidence
 
     def _logits(self, sample: Sample, native: Size) -> Iterator[Tensor]:
@@ -113,11 +136,12 @@ class WholeImages:
         for scale in self._passes.scales:
             size = self._passes.size_for(native, self._network, scale)
             for mirrored in (False, True)[:1 + self._passes.flip]:
-                logits = self._run(*self._images(sample, size, mirrored))
-                if mirrored:
-                    logits = logits.flip(-1)
-                yield functional.interpolate(logits.float(), native, mode='bilinear',
-                                             align_corners=False)
+                for goal in (size, self._network)[:1 + self._passes.whole]:
+                    logits = self._run(*self._images(sample, goal, mirrored))
+                    if mirrored:
+                        logits = logits.flip(-1)
+                    yield functional.interpolate(logits.float(), native, mode='bilinear',
+                                                 align_corners=False)
 
     def _images(self, sample: Sample, size: Size, mirrored: bool) -> tuple[Tensor, Tensor]:
         """Return rgb and aux (1, 3, h, w) as the network reads them."""

@@ -22,6 +22,7 @@ from rgbx_seg_train.config import Config
 from rgbx_seg_train.data.sample import CorruptImage, Image, Sample, Samples
 from rgbx_seg_train.data.sources import stack
 from rgbx_seg_train.distributed import of_all_processes, several
+from rgbx_seg_train.losses import summed
 from rgbx_seg_train.preprocess import normalize
 from rgbx_seg_train.score import Score, infos_of, own_channels
 
@@ -35,7 +36,7 @@ class Validation(NamedTuple):
     """What a validation found."""
 
     score: Score
-    loss: float  # mean cross entropy over labeled pixels, of each sample's own classes; or NaN
+    loss: float  # mean of the criterion over labeled pixels, of each sample's own classes; or NaN
     pictures: list[Image]  # rgb, aux, truth and prediction side by side
     corrupt: list[str]
 
@@ -88,8 +89,7 @@ def _read(logits: Tensor, sample: Sample, config: Config) -> tuple[Image, np.nda
         places[torch.from_numpy(table.astype(np.int64))] = torch.arange(len(table))
         target = places[target]
     known = (target != UNLABELED).sum()
-    loss = F.cross_entropy(scores, target[None].to(scores.device), ignore_index=UNLABELED,
-                           reduction='sum')
+    loss = summed(scores, target[None].to(scores.device), config.loss.criterion)
     return best if table is None else table[best], np.array([float(loss), float(known)])
 
 

@@ -88,6 +88,26 @@ def test_probabilities_of_scales_are_averaged():
     assert np.abs(confidence - 255 * (total / 2).amax(0).detach().numpy()).max() < 0.51
 
 
+def test_windows_may_be_averaged_with_a_pass_of_the_whole_image():
+    one, network, size = sample(ids=5), Pixels(reach=3), (32, 32)
+    passes = [Passes('96x64', window=True), Passes()]
+    total = sum(next(WholeImages(BundleGraph(network), size, one_pass)._logits(one, (64, 96)))
+                .sigmoid() for one_pass in passes)[0].detach()
+    label, confidence = WholeImages(BundleGraph(network), size,
+                                    Passes('96x64', window=True, whole=True), 'binary')(one)
+    assert np.array_equal(label, total.argmax(0).numpy())
+    assert np.abs(confidence - 255 * (total / 2).amax(0).numpy()).max() < 0.51
+
+
+def test_confidence_is_what_the_criterion_of_training_says():
+    one, network = sample(ids=5), Pixels()
+    logits = logits_of(network, one)
+    for criterion, chances in (('cross_entropy', logits.softmax(0)), ('binary', logits.sigmoid())):
+        label, confidence = WholeImages(BundleGraph(network), (64, 96), Passes(), criterion)(one)
+        assert np.array_equal(label, logits.argmax(0).numpy())
+        assert np.abs(confidence - 255 * chances.amax(0).numpy()).max() < 0.51
+
+
 def test_an_odd_channel_changes_its_sign_in_the_mirror():
     one = sample(ids=5)
     one = replace(one, aux=np.repeat(one.aux, 3, 2), odd_channels=(1,))
@@ -100,6 +120,7 @@ def test_sides_are_rounded_up_to_32_as_in_the_public_code():
     assert Passes('1024').size_for((600, 800), (512, 512), 1.0) == (1024, 1376)  # FMB
     assert Passes('native').size_for((480, 640), (512, 512), 1.0) == (480, 640)
     assert Passes('native').size_for((433, 623), (512, 512), 1.0) == (448, 640)  # UrbanLF
+    assert Passes('640x480').size_for((100, 90), (384, 384), 1.0) == (480, 640)
     assert Passes().size_for((480, 640), (240, 320), 1.0) == (240, 320)
     assert Passes().size_for((480, 640), (240, 320), 1.5) == (384, 480)
 
@@ -113,7 +134,8 @@ def test_windows_cover_everything_and_overlap_by_a_third():
 
 
 @pytest.mark.parametrize('passes', [{'size': 'large'}, {'size': '16'}, {'scales': ()},
-                                    {'scales': (0.0,)}, {'scales': (float('nan'),)}])
+                                    {'scales': (0.0,)}, {'scales': (float('nan'),)},
+                                    {'size': '640x'}, {'size': '64x64x64'}, {'whole': True}])
 def test_sizes_and_scales_that_are_none_are_refused(passes):
     with pytest.raises(RgbxSegError, match='expected'):
         Passes(**passes)
