@@ -1,0 +1,7 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""MASTER (arXiv 2503.04199)."""
+
+from rgbx_seg_train.models.master.model import MASTER, PRESETS, MASTERConfig
+
+__all__ = ['MASTER', 'PRESETS', 'MASTERConfig']

@@ -1,0 +1,129 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""From the codebook's states and CLIP's patches to logits: MASTER's C_out head and decoder.
+
+Paper (arXiv 2503.04199): C_out, the language model's states at the codebook's places, meet what
+V->D makes of the patches in a "lightweight decoder". The inside is our reading of PixelLM (CVPR
+2024, MaverickRen/PixelLM at ebf0792), whose terms these are: two linear layers take a state to the
+decoder's width, a learned weighted sum joins the t states of a class, and SAM's decoder makes one
+mask per class: a two-way transformer (`transformers`' own), two transposed convolutions and a small
+MLP per class token, whose output is compared with every pixel.
+Ours: one token per class takes the place of SAM's mask tokens, and its masks are logits of a
+softmax; one MLP reads all tokens, as they differ already. With several layers of CLIP each has a
+transformer and an embedding of its own, and a learned weighted sum joins the masks; the masks do
+not sharpen the next layer's features as in PixelLM, which would take a copy for each class.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import SamMaskDecoderConfig
+from transformers.models.sam.modeling_sam import (
+    SamFeedForward,
+    SamLayerNorm,
+    SamTwoWayTransformer,
+)
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_train.models.blocks.mit import recompute
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes of the decoder."""
+
+    dim: int = 256  # channels
+    depth: int = 2  # layers of the two-way transformer
+    heads: int = 8  # of its attentions
+    hidden: int = 2048  # width of its MLPs
+    own_mlps: bool = False  # an MLP for each class instead of one for all, as SAM's mask tokens
+
+    def __post_init__(self) -> None:
+        """Refuse widths that cannot be halved and dealt out to the heads."""
+        if self.dim % 8 or self.dim // 2 % self.heads:
+            raise RgbxSegError(f'master: decoder has dim {self.dim} and heads {self.heads}, '
+                               'expected a multiple of 8 and of twice the heads; choose others.')
+
+
+class CodebookHead(nn.Module):
+    """From C_out to one vector per class."""
+
+    def __init__(self, width: int, dim: int, tokens: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dim))
+        self.weights = nn.Parameter(torch.full((tokens,), 1 / tokens))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Map (B, n_classes * tokens, width), a class's tokens in a row, to (B, n_classes, dim)."""
+        codes = self.layers(states).unflatten(1, (-1, len(self.weights)))
+        return (codes * self.weights[:, None]).sum(2)
+
+
+class Positions(nn.Module):
+    """Where a patch lies: sines and cosines of random directions over the image, as in SAM."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.register_buffer('directions', torch.randn(2, dim // 2))
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """Return (1, dim, height, width)."""
+        device = self.directions.device
+        y, x = ((2 * torch.arange(n, device=device) + 1) / n - 1 for n in (height, width))
+        places = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
+        phases = 2 * math.pi * (places @ self.directions)  # (height, width, dim / 2)
+        return torch.cat([phases.sin(), phases.cos()], -1).permute(2, 0, 1)[None]
+
+
+class MaskDecoder(nn.Module):
+    """SAM's mask decoder for class tokens that come from outside, over one or more scales."""
+
+    def __init__(self, config: DecoderConfig, n_classes: int, scales: int) -> None:
+        super().__init__()
+        dim, thin = config.dim, config.dim // 8
+        self.positions = Positions(dim)
+        sam = SamMaskDecoderConfig(
+            hidden_size=dim, mlp_dim=config.hidden, num_hidden_layers=config.depth,
+            num_attention_heads=config.heads, attn_implementation='sdpa')
+        self.transformers = nn.ModuleList(SamTwoWayTransformer(sam) for _ in range(scales))
+        self.enlarge = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            SamLayerNorm(dim // 4, data_format='channels_first'), nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, thin, 2, stride=2), nn.GELU())
+        self.mlps = nn.ModuleList(SamFeedForward(dim, dim, thin, 3)
+                                  for _ in range(n_classes if config.own_mlps else 1))
+        several = scales > 1
+        self.level_embedding = nn.Parameter(0.02 * torch.randn(scales, dim)) if several else None
+        self.scale_weights = nn.Parameter(torch.full((scales,), 1 / scales)) if several else None
+        self.checkpointing = False
+
+    def forward(self, maps: Sequence[Tensor], codes: Tensor) -> Tensor:
+        """Map features (B, dim, h, w) of each scale and codes (B, N, dim) to (B, N, 4h, 4w)."""
+        again = self.checkpointing and self.training
+        masks = [recompute(self._masks, again, i, image, codes) for i, image in enumerate(maps)]
+        if self.scale_weights is None:
+            return masks[0]
+        return sum(weight * mask for weight, mask in zip(self.scale_weights, masks, strict=True))
+
+    def _masks(self, scale: int, image: Tensor, codes: Tensor) -> Tensor:
+        if self.level_embedding is not None:
+            codes = codes + self.level_embedding[scale]
+        tokens, pixels = self.transformers[scale](
+            point_embeddings=codes[:, None], image_embeddings=image,
+            image_positional_embeddings=self.positions(*image.shape[2:]),
+            attention_similarity=None)
+        pixels = pixels[:, 0].transpose(1, 2).unflatten(2, image.shape[2:])
+        fine = self.enlarge(pixels)  # (B, dim / 8, 4h, 4w)
+        return torch.einsum('bnc,bchw->bnhw', self._kernels(tokens[:, 0]), fine)
+
+    def _kernels(self, tokens: Tensor) -> Tensor:
+        """Return what each class looks for, (B, N, dim / 8)."""
+        if len(self.mlps) == 1:
+            return self.mlps[0](tokens)
+        return torch.stack([mlp(token) for mlp, token in
+                            zip(self.mlps, tokens.unbind(1), strict=True)], 1)
