@@ -212,7 +212,7 @@ def _initialize(model: nn.Module, config: Config) -> list[str]:
     if settings.init:
         count = initialize(model, Path(settings.init), config.model.family)
         notes.append(f'initialized {count} tensors from {settings.init}')
-    if hasattr(model, 'read_classes') and not settings.init:
+    if hasattr(model, 'read_classes'):  # after `init`, whose classes may be others
         from rgbx_seg_train.prompts import class_texts  # of no use to most families
 
         classes = config.data.class_infos
