@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaModel
+from transformers import AutoModel, LlamaConfig, LlamaModel
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models.family import choose
@@ -113,8 +113,8 @@ class Language(nn.Module):
             self.llm.requires_grad_(True)
         self.codebook = nn.Parameter(torch.empty(self.n_codes, options.width))
         nn.init.normal_(self.codebook, std=0.02)
-        self.named = False  # whether the codebook is more than its random start
         self.register_buffer('prompt', torch.full((3, LONGEST), ABSENT))
+        self.register_buffer('named', torch.zeros((), dtype=torch.bool))  # names were read
         self._set_prompt(placeholder(options.prompt, n_classes))
         self.register_state_dict_post_hook(_leave_out_frozen)
         self.register_load_state_dict_post_hook(_loaded)
@@ -122,8 +122,9 @@ class Language(nn.Module):
 
     def read_classes(self, names: Sequence[str],
                      texts: Sequence[Sequence[str]] = ()) -> None:
-        """Take the classes' names into the prompt and, if so chosen, into a new codebook.
+        """Take the classes' names into the prompt and, if so chosen, into the codebook.
 
+        A codebook that has learned under other names is left as it is.
         `texts`, sentences about each class, are not read: the prompt is a list.
 
         Raises:
@@ -138,6 +139,7 @@ class Language(nn.Module):
         self._set_prompt(encode(prompt, names, encoder))
         if self.options.codebook == 'names' and not self.named:
             self._name_codebook([encoder.encode(name.replace('_', ' ')) for name in names])
+        self.named.fill_(True)
 
     @torch.no_grad()
     def _name_codebook(self, ids: Sequence[Sequence[int]]) -> None:
@@ -148,7 +150,6 @@ class Language(nn.Module):
         table = self._words().weight
         rows = torch.stack([table[list(row)].float().mean(0) for row in ids])
         self.codebook.copy_(rows.repeat_interleave(self.options.codes, 0))
-        self.named = True
 
     def _set_prompt(self, ids: Ids) -> None:
         self.prompt.fill_(ABSENT)
@@ -218,8 +219,7 @@ def _llama(options: LanguageOptions) -> LlamaModel:
     config = options.llama()
     if options.weights and torch.get_default_device().type != 'meta':
         return load_llama(options.weights, config, options.precision)
-    llama = LlamaModel(config)
-    return llama.to(PRECISIONS[options.precision])
+    return AutoModel.from_config(config, dtype=PRECISIONS[options.precision])
 
 
 def _leave_out_frozen(language: Language, state: dict[str, Any], prefix: str, _: Any) -> None:
@@ -231,11 +231,9 @@ def _leave_out_frozen(language: Language, state: dict[str, Any], prefix: str, _:
 
 
 def _loaded(language: Language, keys: Any) -> None:
-    """Note what came from a file, and do not miss what the folder of the weights gave."""
-    missing = keys.missing_keys
-    if not any(name.endswith('codebook') for name in missing):
-        language.named = True
+    """Count the ids that came, and do not miss what the folder of the weights gave."""
     if not language.prompt.is_meta:
         language._lengths = tuple((language.prompt != ABSENT).sum(1).tolist())
     if language.options.weights:
-        missing[:] = [name for name in missing if '.llm.' not in f'.{name}' or '.lora_' in name]
+        keys.missing_keys[:] = [name for name in keys.missing_keys
+                                if '.llm.' not in f'.{name}' or '.lora_' in name]
