@@ -64,8 +64,8 @@ class Watched:
         """Run the engine's scene graph."""
         scene = self._engine.embed(rgb, aux)
         if self._blind:
-            return Scene(*map(np.zeros_like, scene))
-        self.seen.append(Scene(*(array.copy() for array in scene)))
+            return tuple(map(np.zeros_like, scene))
+        self.seen.append(tuple(array.copy() for array in scene))
         return scene
 
     def cosines(self) -> list[float]:

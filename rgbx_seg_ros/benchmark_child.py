@@ -66,7 +66,7 @@ class Subject:
         self.engine, two_graphs = _open(self._spec, tell)
         opened = time.perf_counter()
         if two_graphs:
-            self._kept = Scene(*(array.copy() for array in self.engine.embed(*self.pairs[0])))
+            self._kept = tuple(array.copy() for array in self.engine.embed(*self.pairs[0]))
         self._run(0)
         first_ms = (time.perf_counter() - opened) * 1e3
         for number in range(WARM_RUNS):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.bag import guess_topics, image_topics, read_images
-from rgbx_seg_ros.engine import Engine, EngineInfo, Scene, Tensor
+from rgbx_seg_ros.engine import Engine, EngineInfo, Rows, Scene, Tensor
 from rgbx_seg_ros.images import ImageError, to_rgb8
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_ros.pipeline import Pipeline
@@ -100,7 +100,8 @@ class _Tap(Engine):
         self._answer = np.zeros((1, manifest.height, manifest.width), np.uint8)
         width = manifest.scene.width if manifest.scene is not None else 1
         nothing: NDArray[np.float32] = np.zeros((1, width), np.float32)
-        self._scene = Scene(nothing, nothing)
+        count = len(manifest.scene.tensors) if manifest.scene is not None else 0
+        self._scene: Scene = (nothing,) * count
 
     def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
                  ) -> tuple[Tensor, Tensor]:
@@ -110,6 +111,9 @@ class _Tap(Engine):
 
     def embed(self, rgb: Tensor, aux: Tensor) -> Scene:
         return self._scene
+
+    def set_classes(self, rows: Rows) -> None:
+        pass
 
     def close(self) -> None:
         self.seen = []

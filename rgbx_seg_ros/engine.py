@@ -14,18 +14,25 @@ from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import (
+    BANK_FILE,
     MODEL_FILE,
     PRECISIONS,
     SCENE_FILE,
     Manifest,
     Variant,
+    Vocabulary,
     load_bundle,
 )
 
 Tensor = NDArray[np.uint8]
 INPUTS = ('rgb', 'aux')
 OUTPUTS = ('label', 'confidence')
-EMBEDDINGS = ('s_rgb', 's_aux')  # outputs of scene.onnx, and then inputs of model.onnx too
+CLASSES = 'classes'  # the input that holds the embeddings of the classes, one a row
+FREE = -1  # the length of an axis that may be another at each call
+# What two images say of the scene as a whole: float32 (1, width) each, in the order of
+# `manifest.scene.tensors`.
+Scene = tuple[NDArray[np.float32], ...]
+Rows = NDArray[np.float32]
 Found = Mapping[str, tuple[str, tuple[object, ...]]]  # name of a tensor -> dtype, shape
 
 
@@ -45,13 +52,6 @@ class EngineInfo:
     embeds_aside: bool = False  # it has `embed_later` and `embedded`
     choice: str = ''  # what `auto` found, as a sentence
     warning: str = ''  # what its owner should know, as a sentence: a GPU that cannot be used
-
-
-class Scene(NamedTuple):
-    """What the two images of a pair say of the scene as a whole, each float32 (1, width)."""
-
-    s_rgb: NDArray[np.float32]
-    s_aux: NDArray[np.float32]
 
 
 class Engine(Protocol):
@@ -77,6 +77,14 @@ class Engine(Protocol):
         """Run the scene graph on one pair; the next call may overwrite the result.
 
         Raises RgbxSegError for a bundle of one graph.
+        """
+
+    def set_classes(self, rows: Rows) -> None:
+        """Segment from the next call on into the classes of these embeddings, float32 (N, D).
+
+        Row n is label n; `manifest.classes` are those that an engine opens with. Raises
+        RgbxSegError, and goes on with those it has, if the rows do not fit the bundle's vocabulary
+        or it has none.
         """
 
     def close(self) -> None:
@@ -116,6 +124,24 @@ class Model:
                 if name in self.variant.files:
                     return self.bundle / self.variant.name / name
         return self.bundle / graph
+
+    def rows(self) -> Rows | None:
+        """Return the embeddings of the manifest's classes; None if there is no vocabulary.
+
+        Raises RgbxSegError if the bank cannot be read, or has not what the manifest says.
+        """
+        from rgbx_seg_ros.vocabulary import choose, load_bank
+
+        vocabulary = self.manifest.vocabulary
+        if vocabulary is None:
+            return None
+        bank = load_bank(self.bundle / BANK_FILE)
+        try:
+            _, rows = choose(bank, [info.name for info in self.manifest.classes])
+            return check_rows(rows, vocabulary)
+        except RgbxSegError as error:
+            raise RgbxSegError(f'bundle {self.bundle}: {BANK_FILE} lacks the classes of the '
+                               f'manifest: {error}') from None
 
     def info(self, backend: str, version: str, device: str, **more: Any) -> EngineInfo:
         """Return what an engine that runs this model is."""
@@ -223,6 +249,14 @@ class Graph(NamedTuple):
 
     inputs: Found
     outputs: Found
+    usual: int = 0  # length of a FREE axis that it is to be fast at; 0: there is none
+    most: int = 0  # and up to which it may be
+
+    def sized(self, length: int) -> Graph:
+        """Return the graph with this length in place of FREE."""
+        own = {name: (dtype, tuple(length if n == FREE else n for n in shape))
+               for name, (dtype, shape) in self.inputs.items()}
+        return Graph(own, self.outputs)
 
 
 def graphs(manifest: Manifest, variant: Variant | None = None) -> dict[str, Graph]:
@@ -233,10 +267,16 @@ def graphs(manifest: Manifest, variant: Variant | None = None) -> dict[str, Grap
     images = {'rgb': ('uint8', (1, *rgb_size, 3)),
               'aux': ('uint8', (1, *aux_size, manifest.aux.channels))}
     masks = {name: ('uint8', (1, *rgb_size)) for name in OUTPUTS}
-    if manifest.scene is None:
-        return {MODEL_FILE: Graph(images, masks)}
-    scene = {name: ('float32', (1, manifest.scene.width)) for name in EMBEDDINGS}
-    return {MODEL_FILE: Graph({**images, **scene}, masks), SCENE_FILE: Graph(images, scene)}
+    scene: Found = {}
+    classes: Found = {}
+    usual = most = 0
+    if manifest.scene is not None:
+        scene = {name: ('float32', (1, manifest.scene.width)) for name in manifest.scene.tensors}
+    if manifest.vocabulary is not None:
+        usual, most = len(manifest.classes), manifest.vocabulary.most
+        classes = {CLASSES: ('float32', (FREE, manifest.vocabulary.width))}
+    found = {MODEL_FILE: Graph({**images, **scene, **classes}, masks, usual, most)}
+    return {**found, SCENE_FILE: Graph(images, scene)} if scene else found
 
 
 def check_tensors(inputs: Found, outputs: Found, expected: Graph) -> None:
@@ -253,6 +293,27 @@ def check_tensors(inputs: Found, outputs: Found, expected: Graph) -> None:
     if extra := inputs.keys() - expected.inputs.keys():
         raise RgbxSegError(f'the model has the further input {min(extra)}; expected '
                            f'{" and ".join(expected.inputs)} alone; export the bundle again.')
+
+
+def check_rows(rows: Rows, vocabulary: Vocabulary | None) -> Rows:
+    """Return a C-contiguous copy of embeddings that a bundle's vocabulary allows, else raise."""
+    if vocabulary is None:
+        raise RgbxSegError('the bundle has no vocabulary, its classes are those it was trained '
+                           f'with; expected one with {BANK_FILE}: export it with '
+                           'export.open_classes.')
+    shape, most = rows.shape, vocabulary.most
+    if rows.dtype != np.float32 or len(shape) != 2 or shape[1] != vocabulary.width:
+        raise RgbxSegError(f'the embeddings of the classes are {rows.dtype} {shape}; expected '
+                           f'float32 (N, {vocabulary.width}): choose them from the bundle\'s own '
+                           f'{BANK_FILE}.')
+    if not 1 <= shape[0] <= most:
+        raise RgbxSegError(f'{shape[0]} classes are asked for; expected 1..{most}, what the bundle '
+                           'was exported for: choose fewer, or export it again.')
+    bad = np.flatnonzero(~(np.isfinite(rows).all(1) & rows.any(1)))
+    if bad.size:
+        raise RgbxSegError(f'the embedding of class {bad[0]} is no direction; expected finite '
+                           'numbers that are not all 0: make the bank anew.')
+    return np.array(rows, order='C')
 
 
 def no_scene_graph() -> RgbxSegError:

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import Model, Scene, Tensor, no_scene_graph
+from rgbx_seg_ros.engine import Model, Rows, Scene, Tensor, check_rows, no_scene_graph
 
 
 class DummyEngine:
@@ -21,15 +22,14 @@ class DummyEngine:
     def __init__(self, model: Model) -> None:
         """Draw the answer: every class of the manifest, confidence 0 to 255."""
         manifest, (height, width) = model.manifest, model.rgb_size
-        ids = np.array([info.id for info in manifest.classes], np.uint8)
-        stripes = ids[np.arange(width) * len(ids) // width]
+        self._size, self._vocabulary = (height, width), manifest.vocabulary
+        self._label: Tensor | None = self._stripes([info.id for info in manifest.classes])
         rows = np.arange(height) * 255 // max(height - 1, 1)
-        self._label: Tensor | None = np.tile(stripes, (1, height, 1))
         self._confidence = np.repeat(rows.astype(np.uint8), width).reshape(1, height, width)
         self._scene: Scene | None = None
         if manifest.scene is not None:
             nothing = np.zeros((1, manifest.scene.width), np.float32)
-            self._scene = Scene(nothing, nothing)
+            self._scene = (nothing,) * len(manifest.scene.tensors)
         self.info = replace(model.info('dummy', '1', 'cpu'), precision='none')
 
     def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
@@ -46,6 +46,17 @@ class DummyEngine:
         if self._scene is None:
             raise no_scene_graph()
         return self._scene
+
+    def set_classes(self, rows: Rows) -> None:
+        """Draw as many stripes as there are rows."""
+        if self._label is None:
+            raise RgbxSegError('the engine is closed; open it again.')
+        self._label = self._stripes(range(len(check_rows(rows, self._vocabulary))))
+
+    def _stripes(self, ids: Sequence[int]) -> Tensor:
+        height, width = self._size
+        return np.tile(np.array(ids, np.uint8)[np.arange(width) * len(ids) // width],
+                       (1, height, 1))
 
     def close(self) -> None:
         """Free the answer."""

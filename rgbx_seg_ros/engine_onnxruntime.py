@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import (
-    EMBEDDINGS,
+    CLASSES,
+    FREE,
     OUTPUTS,
     BackendMissing,
     BackendUnavailable,
     Found,
     Graph,
     Model,
+    Rows,
     Scene,
     Tensor,
+    check_rows,
     check_tensors,
     no_scene_graph,
 )
@@ -57,9 +60,13 @@ class OnnxRuntimeEngine:
                                  'install onnxruntime-gpu` in its place.')
         self._graphs = {name: _Bound(model.path(name), graph, CUDA if cuda else CPU)
                         for name, graph in model.graphs().items()}
-        self._has_scene = model.manifest.scene is not None
+        scene = model.manifest.scene
+        self._scene, self._vocabulary = scene.tensors if scene else (), model.manifest.vocabulary
+        self._device = 'cuda' if cuda else 'cpu'
+        if (rows := model.rows()) is not None:
+            self.set_classes(rows)
         self.info = model.info('onnxruntime_cuda' if cuda else 'onnxruntime', ort.__version__,
-                               'cuda' if cuda else 'cpu')
+                               self._device)
         if cuda:
             self._try(model)
 
@@ -67,27 +74,41 @@ class OnnxRuntimeEngine:
                  ) -> tuple[Tensor, Tensor]:
         """Run one pair of batch size 1."""
         inputs: dict[str, Any] = {'rgb': rgb, 'aux': aux}
-        if self._has_scene:
-            inputs.update((scene or self.embed(rgb, aux))._asdict())
+        if self._scene:
+            inputs.update(zip(self._scene, scene or self.embed(rgb, aux), strict=True))
         outputs = self._run(MODEL_FILE, inputs)
         return outputs[OUTPUTS[0]], outputs[OUTPUTS[1]]
 
     def embed(self, rgb: Tensor, aux: Tensor) -> Scene:
         """Run the scene graph on one pair of batch size 1."""
-        if not self._has_scene:
+        if not self._scene:
             raise no_scene_graph()
         outputs = self._run(SCENE_FILE, {'rgb': rgb, 'aux': aux})
-        return Scene(*(outputs[name] for name in EMBEDDINGS))
+        return tuple(outputs[name] for name in self._scene)
+
+    def set_classes(self, rows: Rows) -> None:
+        """Copy the rows to the device, where they stay."""
+        graph, own = self._graph(MODEL_FILE), check_rows(rows, self._vocabulary)
+        try:
+            graph.hold(CLASSES, own, self._device)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise BackendUnavailable(
+                f'onnxruntime {ort.__version__} cannot keep {len(own)} classes on {self._device} '
+                f'({_reason(error)}); expected free memory there.') from None
 
     def close(self) -> None:
         """Free the sessions."""
         self._graphs.clear()
 
-    def _run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        if graph not in self._graphs:
+    def _graph(self, name: str) -> _Bound:
+        if name not in self._graphs:
             raise RgbxSegError('the engine is closed; open it again.')
+        return self._graphs[name]
+
+    def _run(self, graph: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        bound = self._graph(graph)
         try:
-            return self._graphs[graph].run(inputs)
+            return bound.run(inputs)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise RgbxSegError(f'onnxruntime {ort.__version__} could not run {graph} '
                                f'({_reason(error)}); expected images as the manifest has them, '
@@ -97,7 +118,8 @@ class OnnxRuntimeEngine:
         """Run every graph once: kernels that the GPU lacks are missed no sooner."""
         for name, graph in model.graphs().items():
             try:
-                self._graphs[name].run(_arrays(graph.inputs))
+                self._graphs[name].run(_arrays({key: tensor for key, tensor in graph.inputs.items()
+                                                if key != CLASSES}))
             except Exception as error:
                 self.close()
                 raise BackendUnavailable(
@@ -114,11 +136,18 @@ class _Bound:
         self._session = _open(path, graph, provider)
         self._binding = self._session.io_binding()
         self._outputs = _arrays(graph.outputs)
+        self._held: dict[str, Any] = {}
         for name, array in self._outputs.items():
             self._binding.bind_output(name, 'cpu', 0, array.dtype, array.shape, array.ctypes.data)
 
+    def hold(self, name: str, array: NDArray[Any], device: str) -> None:
+        """Keep an input on the device: it serves all runs to come."""
+        self._held[name] = ort.OrtValue.ortvalue_from_numpy(array, device, 0)
+
     def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the outputs, which the next run overwrites."""
+        for name, value in self._held.items():
+            self._binding.bind_ortvalue_input(name, value)
         for name, array in inputs.items():
             self._binding.bind_cpu_input(name, array)
         try:
@@ -160,4 +189,5 @@ def _reason(error: Exception) -> str:
 
 
 def _tensors(found: list[ort.NodeArg]) -> Found:
-    return {t.name: (DTYPES.get(t.type, t.type), tuple(t.shape)) for t in found}
+    return {t.name: (DTYPES.get(t.type, t.type),
+                     tuple(n if isinstance(n, int) else FREE for n in t.shape)) for t in found}

@@ -15,15 +15,18 @@ from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import (
-    EMBEDDINGS,
+    CLASSES,
+    FREE,
     OUTPUTS,
     BackendMissing,
     BackendUnavailable,
     Found,
     Graph,
     Model,
+    Rows,
     Scene,
     Tensor,
+    check_rows,
     check_tensors,
     no_scene_graph,
 )
@@ -65,33 +68,45 @@ class OpenVinoEngine:
                     'ENABLE_CPU_PINNING': False}
         self._requests = {name: _compile(core, model.path(name), graph, settings)
                           for name, graph in model.graphs().items()}
-        self._has_scene = model.manifest.scene is not None
+        scene = model.manifest.scene
+        self._scene, self._vocabulary = scene.tensors if scene else (), model.manifest.vocabulary
+        self._held: dict[str, Any] = {}  # inputs of model.onnx that stay from pair to pair
+        if (rows := model.rows()) is not None:
+            self.set_classes(rows)
         self.info = model.info('openvino', VERSION, 'cpu')
 
     def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
                  ) -> tuple[Tensor, Tensor]:
         """Run one pair of batch size 1."""
-        inputs = {'rgb': rgb, 'aux': aux}
-        if self._has_scene:
-            inputs.update((scene or self.embed(rgb, aux))._asdict())
+        inputs = {'rgb': rgb, 'aux': aux, **self._held}
+        if self._scene:
+            inputs.update(zip(self._scene, scene or self.embed(rgb, aux), strict=True))
         label, confidence = self._run(MODEL_FILE, inputs, OUTPUTS)
         return label, confidence
 
     def embed(self, rgb: Tensor, aux: Tensor) -> Scene:
         """Run the scene graph on one pair of batch size 1."""
-        if not self._has_scene:
+        if not self._scene:
             raise no_scene_graph()
-        return Scene(*self._run(SCENE_FILE, {'rgb': rgb, 'aux': aux}, EMBEDDINGS))
+        return tuple(self._run(SCENE_FILE, {'rgb': rgb, 'aux': aux}, self._scene))
+
+    def set_classes(self, rows: Rows) -> None:
+        """Take rows that the graph reads in place, pair by pair."""
+        self._request(MODEL_FILE)
+        self._held = {CLASSES: ov.Tensor(check_rows(rows, self._vocabulary), shared_memory=True)}
 
     def close(self) -> None:
         """Free the compiled graphs."""
         self._requests.clear()
 
-    def _run(self, graph: str, inputs: Mapping[str, Any], outputs: tuple[str, ...]) -> list[Any]:
-        """Return views of the outputs, which the next run of the same graph overwrites."""
+    def _request(self, graph: str) -> Any:
         if graph not in self._requests:
             raise RgbxSegError('the engine is closed; open it again.')
-        request = self._requests[graph]
+        return self._requests[graph]
+
+    def _run(self, graph: str, inputs: Mapping[str, Any], outputs: tuple[str, ...]) -> list[Any]:
+        """Return views of the outputs, which the next run of the same graph overwrites."""
+        request = self._request(graph)
         try:
             request.infer(inputs, share_inputs=True)
         except RuntimeError as error:
@@ -139,5 +154,9 @@ def _reason(error: Exception) -> str:
 
 def _tensors(found: list[Any]) -> Found:
     return {port.any_name: (DTYPES.get(port.element_type.get_type_name(),
-                                       port.element_type.get_type_name()), tuple(port.shape))
+                                       port.element_type.get_type_name()), _shape(port))
             for port in found}
+
+
+def _shape(port: Any) -> tuple[int, ...]:
+    return tuple(FREE if n.is_dynamic else n.get_length() for n in port.get_partial_shape())

@@ -20,14 +20,16 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cuda import LIBRARY, STICKY, CudaError, Gpu, find_gpu
 from rgbx_seg_ros.cuda_context import Context
 from rgbx_seg_ros.engine import (
-    EMBEDDINGS,
+    CLASSES,
     OUTPUTS,
     BackendMissing,
     BackendUnavailable,
     Model,
     Options,
+    Rows,
     Scene,
     Tensor,
+    check_rows,
     no_scene_graph,
 )
 from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE
@@ -165,12 +167,13 @@ class TensorRtEngine:
         self._sessions: dict[str, Session] = {}
         self._answer: Any = None  # the outputs, as they are returned
         self._scene: Any = None
-        self._has_scene = model.manifest.scene is not None
+        scene = model.manifest.scene
+        self._embeddings = scene.tensors if scene else ()
+        self._rows = model.rows()  # None: the classes are fixed
         self._is_pending = False  # a run of `embed_later` of which `embedded` has not told
         self._late: Scene | None = None  # what such a run made
-        if model.manifest.scene is not None:
-            shape = (1, model.manifest.scene.width)
-            self._kept = Scene(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
+        self._kept = tuple(np.zeros((1, scene.width), np.float32) for _ in scene.tensors
+                           ) if scene else ()
 
     def open(self, options: Options) -> None:
         """Build or find the engines, load and warm them up; call `close` also if that fails."""
@@ -191,14 +194,15 @@ class TensorRtEngine:
         self.info = self._model.info(
             self._library.flavor, self._library.version,
             f'{self._gpu.name} (compute capability {dotted(self._gpu.capability)}, '
-            f'{" and ".join(sorted(ways))})', embeds_aside=self._has_scene)
+            f'{" and ".join(sorted(ways))})', embeds_aside=bool(self._embeddings))
 
     def __call__(self, rgb: Tensor, aux: Tensor, scene: Scene | None = None
                  ) -> tuple[Tensor, Tensor]:
         """Run one pair of batch size 1."""
         session = self._session(MODEL_FILE)
-        if self._has_scene:
-            for name, embedding in zip(EMBEDDINGS, scene or self.embed(rgb, aux), strict=True):
+        if self._embeddings:
+            scene = scene or self.embed(rgb, aux)
+            for name, embedding in zip(self._embeddings, scene, strict=True):
                 session.fill(name, embedding)
         session.fill('rgb', rgb)
         session.fill('aux', aux)
@@ -230,6 +234,12 @@ class TensorRtEngine:
         late, self._late = self._late, None
         return late
 
+    def set_classes(self, rows: Rows) -> None:
+        """Copy the rows to the GPU, where they stay; another number of them is captured anew."""
+        session, own = self._session(MODEL_FILE), check_rows(rows, self._model.manifest.vocabulary)
+        session.hold(CLASSES, own)
+        self._rows = own
+
     @property
     def device_ms(self) -> float | None:
         """Return what the last pair took on the GPU, copies included; None at the first look."""
@@ -257,7 +267,7 @@ class TensorRtEngine:
 
     def _embedder(self, rgb: Tensor, aux: Tensor) -> Session:
         """Return the session of the scene graph, idle and filled with a pair."""
-        if not self._has_scene:
+        if not self._embeddings:
             raise no_scene_graph()
         session = self._session(SCENE_FILE)
         if self._is_pending:
@@ -293,11 +303,12 @@ class TensorRtEngine:
             session.load(self._runtime, plans[name], graph)
             kernels = (runtime_cache(plans[name], self._gpu)
                        if self._library.traits.captures_itself else None)
-            if told := session.start(kernels):
+            held = {} if self._rows is None or name != MODEL_FILE else {CLASSES: self._rows}
+            if told := session.start(kernels, held):
                 options.tell(told)
         self._answer = tuple(map(self._sessions[MODEL_FILE].output, OUTPUTS))
-        if self._has_scene:
-            self._scene = Scene(*map(self._sessions[SCENE_FILE].output, EMBEDDINGS))
+        if self._embeddings:
+            self._scene = tuple(map(self._sessions[SCENE_FILE].output, self._embeddings))
 
     def _drop(self) -> None:
         """Let go of all that the library made, contexts first, and of the views of buffers."""

@@ -5,7 +5,8 @@
 A network that also reads embeddings of the whole scene comes in two graphs: `scene.onnx` makes the
 embeddings, every few frames, and `model.onnx` takes them with each pair of images. Folders in the
 bundle may hold further forms of the graphs, its variants: in a lower precision, or for images of a
-camera's size. `model.safetensors`, if it is there, is the checkpoint, for backend torch.
+camera's size. `model.safetensors`, if it is there, is the checkpoint, for backend torch;
+`classes.npz`, if classes may be chosen at run time, the bank of those to choose from.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ MODEL_FILE = 'model.onnx'
 SCENE_FILE = 'scene.onnx'
 MANIFEST_FILE = 'manifest.yaml'
 CHECKPOINT_FILE = 'model.safetensors'
+BANK_FILE = 'classes.npz'
 UNLABELED = 255
 MODALITIES = ('thermal', 'depth', 'event', 'polarization', 'lightfield')
 RANGES = ('fixed', 'percentile')
@@ -38,6 +40,9 @@ PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
 MAX_SIDE = 8192  # pixels; a manifest is bounded before anything of its size is allocated
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_SCENE_WIDTH = 65536
+MAX_SCENE_TENSORS = 8
+MAX_TEXT_WIDTH = 65536
+RESERVED = ('rgb', 'aux', 'classes', 'label', 'confidence', 'logits')  # tensors of model.onnx
 MAX_VARIANTS = 64
 MAX_SCENE_EVERY = 100_000  # frames: nearly an hour at 30 Hz
 
@@ -101,6 +106,7 @@ class SceneGraph:
     onnx_sha256: str  # of scene.onnx; '' until the bundle is saved
     width: int  # of each embedding
     every: int  # frames from one run to the next; 1 is every frame
+    tensors: tuple[str, ...] = ('s_rgb', 's_aux')  # outputs of scene.onnx, inputs of model.onnx
 
     def __post_init__(self) -> None:
         """Refuse what no bundle holds."""
@@ -109,6 +115,28 @@ class SceneGraph:
         for name, most in (('width', MAX_SCENE_WIDTH), ('every', MAX_SCENE_EVERY)):
             value = getattr(self, name)
             _expect(_is_int(value, 1, most), f'scene.{name}', value, f'an integer 1..{most}')
+        good = 1 <= len(self.tensors) <= MAX_SCENE_TENSORS and all(
+            _matches('[a-z][a-z0-9_]{0,31}', name) and name not in RESERVED
+            for name in self.tensors) and len(set(self.tensors)) == len(self.tensors)
+        _expect(good, 'scene.tensors', list(self.tensors),
+                f'1..{MAX_SCENE_TENSORS} different names, such as s_rgb')
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What classes may be while a robot runs: rows that `model.onnx` takes as input `classes`."""
+
+    width: int  # of a row, the embedding of one class
+    most: int  # classes at a time
+    sha256: str  # of classes.npz; '' until the bundle is saved
+
+    def __post_init__(self) -> None:
+        """Refuse what no bundle holds, and more classes than a mask has ids."""
+        for name, most in (('width', MAX_TEXT_WIDTH), ('most', UNLABELED)):
+            value = getattr(self, name)
+            _expect(_is_int(value, 1, most), f'vocabulary.{name}', value, f'an integer 1..{most}')
+        _expect(_matches('([0-9a-f]{64})?', self.sha256), 'vocabulary.sha256', self.sha256,
+                '64 hexadecimal digits')
 
 
 @dataclass(frozen=True)
@@ -178,6 +206,7 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     checkpoint_sha256: str = ''  # of model.safetensors; '': there is none
     scored_on: str = ''  # where `scores` come from, as rgbx_export measured them; '': not by it
+    vocabulary: Vocabulary | None = None  # None: the classes are those of `classes` for ever
 
     def __post_init__(self) -> None:
         """Refuse what this version cannot run."""
@@ -195,6 +224,12 @@ class Manifest:
         for attribute in ('id', 'name', 'color'):
             seen = [getattr(info, attribute) for info in self.classes]
             _expect(len(set(seen)) == len(seen), f'classes.{attribute}', seen, 'no value twice')
+        if self.vocabulary is not None:
+            ids, most = [info.id for info in self.classes], self.vocabulary.most
+            _expect(ids == list(range(len(ids))), 'classes.id', ids,
+                    '0, 1, 2 ... in this order where there is a vocabulary')
+            _expect(len(ids) <= most, 'classes', f'{len(ids)} of them',
+                    f'at most vocabulary.most ({most})')
         _expect(len(self.variants) <= MAX_VARIANTS, 'variants', f'{len(self.variants)} of them',
                 f'at most {MAX_VARIANTS}')
         names = [variant.name for variant in self.variants]
@@ -226,6 +261,9 @@ def load_bundle(folder: Path) -> Manifest:
     if manifest.scene is not None:
         _expect_file(folder, SCENE_FILE)
         _expect_sha256(folder / SCENE_FILE, manifest.scene.onnx_sha256)
+    if manifest.vocabulary is not None:
+        _expect_file(folder, BANK_FILE)
+        _expect_sha256(folder / BANK_FILE, manifest.vocabulary.sha256)
     return manifest
 
 
@@ -258,11 +296,13 @@ def _expect_sha256(path: Path, expected: str) -> None:
 
 
 def save_bundle(folder: Path, onnx_bytes: bytes, manifest: Manifest,
-                scene_bytes: bytes | None = None, checkpoint: Path | None = None) -> None:
+                scene_bytes: bytes | None = None, checkpoint: Path | None = None,
+                bank: Path | None = None) -> None:
     """Write a bundle folder whole or not at all, with the SHA-256 of its files filled in.
 
-    `scene_bytes` is the graph that `manifest.scene` tells of: both are there, or neither. A copy
-    of the file `checkpoint` becomes the bundle's; it is never in memory as a whole.
+    `scene_bytes` is the graph that `manifest.scene` tells of: both are there, or neither; so it is
+    with `bank`, the file of classes, and `manifest.vocabulary`. Copies of the files `checkpoint`
+    and `bank` become the bundle's; they are never in memory as a whole.
     """
     folder = Path(folder)
     files = {MODEL_FILE: onnx_bytes}
@@ -270,6 +310,10 @@ def save_bundle(folder: Path, onnx_bytes: bytes, manifest: Manifest,
     if (manifest.scene is None) != (scene_bytes is None):
         raise RgbxSegError(f'bundle {folder}: {SCENE_FILE} is {"not " * (scene_bytes is None)}'
                            f'given, but manifest.scene is {manifest.scene}; expected both or '
+                           'neither.')
+    if (manifest.vocabulary is None) != (bank is None):
+        raise RgbxSegError(f'bundle {folder}: {BANK_FILE} is {"not " * (bank is None)}given, but '
+                           f'manifest.vocabulary is {manifest.vocabulary}; expected both or '
                            'neither.')
     if manifest.scene is not None and scene_bytes is not None:
         files[SCENE_FILE] = scene_bytes
@@ -283,6 +327,9 @@ def save_bundle(folder: Path, onnx_bytes: bytes, manifest: Manifest,
             (temporary / name).write_bytes(content)
         digest = _copy(checkpoint, temporary / CHECKPOINT_FILE) if checkpoint else ''
         manifest = replace(manifest, checkpoint_sha256=digest)
+        if manifest.vocabulary is not None and bank is not None:
+            digest = _copy(bank, temporary / BANK_FILE)
+            manifest = replace(manifest, vocabulary=replace(manifest.vocabulary, sha256=digest))
         save_manifest(temporary, manifest)
         replace_folder(temporary, folder, ours=(MANIFEST_FILE,))
     finally:
@@ -360,12 +407,22 @@ def _parse(data: Any) -> Manifest:
     values['classes'] = tuple(_parse_class(item, n) for n, item in enumerate(values['classes']))
     _expect(isinstance(values['scores'], dict), 'scores', values['scores'], 'a mapping')
     if 'scene' in values:
-        values['scene'] = SceneGraph(**_keys(values['scene'], SceneGraph, 'scene.'))
+        values['scene'] = _parse_scene(values['scene'])
+    if 'vocabulary' in values:
+        values['vocabulary'] = Vocabulary(**_keys(values['vocabulary'], Vocabulary, 'vocabulary.'))
     if 'variants' in values:
         _expect(isinstance(values['variants'], list), 'variants', values['variants'], 'a list')
         values['variants'] = tuple(_parse_variant(item, n)
                                    for n, item in enumerate(values['variants']))
     return Manifest(**values)
+
+
+def _parse_scene(data: Any) -> SceneGraph:
+    values = _keys(data, SceneGraph, 'scene.')
+    if 'tensors' in values:
+        _expect(isinstance(values['tensors'], list), 'scene.tensors', values['tensors'], 'a list')
+        values['tensors'] = tuple(values['tensors'])
+    return SceneGraph(**values)
 
 
 def _parse_variant(data: Any, position: int) -> Variant:
@@ -411,6 +468,12 @@ def _to_yaml(manifest: Manifest) -> str:
     scene = data.pop('scene')
     if scene is not None:
         data['scene'] = {f.name: getattr(scene, f.name) for f in fields(SceneGraph)}
+        names = data['scene'].pop('tensors')
+        if names != SceneGraph.tensors:
+            data['scene']['tensors'] = list(names)
+    vocabulary = data.pop('vocabulary')
+    if vocabulary is not None:
+        data['vocabulary'] = {f.name: getattr(vocabulary, f.name) for f in fields(Vocabulary)}
     if variants:
         data['variants'] = [_variant_to_dict(variant) for variant in variants]
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None)

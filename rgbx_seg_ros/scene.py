@@ -51,8 +51,9 @@ class SceneMemory:
 
     def keep(self, scene: Scene) -> Scene:
         """Copy the scene of the frame that `recall` was last asked for; return the copy."""
-        if self._kept is None or self._kept.s_rgb.shape != scene.s_rgb.shape:
-            self._kept = Scene(*(np.empty_like(array) for array in scene))
+        shapes = [array.shape for array in scene]
+        if self._kept is None or [array.shape for array in self._kept] != shapes:
+            self._kept = tuple(np.empty_like(array) for array in scene)
         for own, given in zip(self._kept, scene, strict=True):
             np.copyto(own, given)
         self._served = 1

@@ -19,7 +19,15 @@ from rgbx_seg_ros import RgbxSegError, engine_cache
 from rgbx_seg_ros.build_memory import short_of_memory, workspace
 from rgbx_seg_ros.build_progress import Phases, Tell, monitor, ticking
 from rgbx_seg_ros.cuda import Gpu
-from rgbx_seg_ros.engine import BackendUnavailable, Found, Graph, Model, Options, check_tensors
+from rgbx_seg_ros.engine import (
+    FREE,
+    BackendUnavailable,
+    Found,
+    Graph,
+    Model,
+    Options,
+    check_tensors,
+)
 from rgbx_seg_ros.given_engines import check_engine, files_of
 from rgbx_seg_ros.manifest import SCENE_FILE, sha256_of
 from rgbx_seg_ros.onnx_opset import opset_of
@@ -104,7 +112,7 @@ def parts_of(library: Library, model: Model, graph: str, target: Target) -> dict
         'ONNX SHA-256': _digest(model, graph),
         'library': library.flavor, 'version': library.version, **target.words,
         'precision': model.precision,
-        'tensors': '; '.join(f'{name} {dtype} {"x".join(map(str, shape))}' for name, (dtype, shape)
+        'tensors': '; '.join(f'{name} {dtype} {_lengths(tensors, shape)}' for name, (dtype, shape)
                              in {**tensors.inputs, **tensors.outputs}.items()),
         'options': STRONGLY_TYPED if library.traits.ahead_of_time else
                    f'{STRONGLY_TYPED}, optimization level {OPTIMIZATION_LEVEL}',
@@ -131,6 +139,12 @@ def runtime_cache(plan: Path, gpu: Gpu) -> Path:
         digest = sha256_of(plan)
     return (engine_cache.folder()
             / f'{digest[:32]}-{dotted(gpu.capability)}-{driver_text(gpu.driver)}.runtime')
+
+
+def _lengths(graph: Graph, shape: Sequence[object]) -> str:
+    """Return a shape in words; of a FREE axis what an optimization profile has."""
+    free = f'(1..{graph.most}, {graph.usual} usual)'
+    return 'x'.join(free if n == FREE else str(n) for n in shape)
 
 
 def _digest(model: Model, graph: str) -> str:
@@ -165,6 +179,8 @@ def build_plan(library: Library, onnx: Path, target: Target, workspace_bytes: in
             if graph is not None:
                 check_tensors(_tensors(network, 'input'), _tensors(network, 'output'), graph)
             config = builder.create_builder_config()
+            if graph is not None:
+                _add_profile(builder, config, graph, label, onnx)
             cache = _configure(library, config, target, workspace_bytes, timing_cache, tell)
             if (observer := monitor(trt, phases)) is not None:
                 config.progress_monitor = observer
@@ -185,6 +201,20 @@ def _start(trt: Any, errors: list[str], label: str) -> Any:
         raise BackendUnavailable(f'{label} does not start ({_reason(errors)}); expected a CUDA '
                                  'driver that it fits; check `nvidia-smi`, update the driver.'
                                  ) from None
+
+
+def _add_profile(builder: Any, config: Any, graph: Graph, label: str, onnx: Path) -> None:
+    """Tell a builder how long the FREE axes may become, and what to be fast at."""
+    free = {name: shape for name, (_, shape) in graph.inputs.items() if FREE in shape}
+    if not free:
+        return
+    profile = builder.create_optimization_profile()
+    for name, shape in free.items():
+        profile.set_shape(name, *(tuple(length if n == FREE else n for n in shape)
+                                  for length in (1, graph.usual, graph.most)))
+    if config.add_optimization_profile(profile) < 0:
+        raise BackendUnavailable(f'{onnx}: {label} refuses 1..{graph.most} classes; export the '
+                                 'bundle with a smaller export.most_classes.')
 
 
 def _configure(library: Library, config: Any, target: Target, workspace_bytes: int,

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import mmap
 from collections import deque
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cuda_context import Buffer, Context
-from rgbx_seg_ros.engine import BackendUnavailable, Found, Graph, check_tensors
+from rgbx_seg_ros.engine import FREE, BackendUnavailable, Found, Graph, check_tensors
 from rgbx_seg_ros.engine_cache import write_atomically
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ class Session:
         self._is_timed = False
         self._inputs: dict[str, Buffer] = {}
         self._outputs: dict[str, Buffer] = {}
+        self._most = 0  # length of a FREE axis that the buffers have room for
+        self._held: dict[str, Any] = {}  # inputs that stay on the GPU from run to run
 
     def load(self, runtime: Any, plan: Path, graph: Graph) -> None:
         """Load an engine file, which must have the tensors of `graph`.
@@ -122,18 +125,55 @@ class Session:
             check_tensors(found['INPUT'], found['OUTPUT'], graph)
         except RgbxSegError as wrong:
             raise RgbxSegError(f'{plan}: {wrong}') from None
+        self._most = graph.most
 
-    def start(self, kernels: Path | None) -> str:
+    def start(self, kernels: Path | None, held: Mapping[str, Any] | None = None) -> str:
         """Make it ready to run and run it once; return what its owner should know, or nothing.
 
-        `kernels` is the file where TensorRT-RTX keeps what it compiles for this GPU.
+        `kernels` is the file where TensorRT-RTX keeps what it compiles for this GPU, `held` all
+        inputs that `hold` may exchange.
         """
         self._make_context(kernels)
         for kind, buffers in (('INPUT', self._inputs), ('OUTPUT', self._outputs)):
             for name, (dtype, shape) in self._tensors(kind).items():
-                buffers[name] = self._cuda.buffer(shape, dtype)  # type: ignore[arg-type]
+                room = tuple(self._most if n == FREE else n for n in shape)
+                buffers[name] = self._cuda.buffer(room, dtype)  # type: ignore[arg-type]
                 if not self._context.set_tensor_address(name, buffers[name].address):
                     raise self._log.error(self._label, f'use tensor "{name}"', 'report it')
+        for name, array in (held or {}).items():
+            self._put(name, array)
+        return self._try() or self._keep_kernels(kernels)
+
+    def hold(self, name: str, array: Any) -> None:
+        """Exchange an input that stays on the GPU; where that fails the old one does.
+
+        Another length of its FREE axis is another CUDA graph.
+        """
+        old = self._held[name]
+        try:
+            self._put(name, array)
+            if array.shape != old.shape:
+                self._try()
+        except RgbxSegError:
+            with suppress(RgbxSegError):  # the first error is told
+                self._put(name, old)
+                self._try()
+            raise
+
+    def _put(self, name: str, array: Any) -> None:
+        """Copy an input to the GPU, now, and tell the library its shape."""
+        if not self._context.set_input_shape(name, array.shape):
+            raise self._log.error(self._label, f'take {name} {array.shape}', 'build the engine '
+                                  'again with `rgbx_build_engine`')
+        buffer = self._inputs[name]
+        buffer.array[:len(array)] = array
+        self._cuda.upload(buffer, self._stream)
+        self._cuda.wait(self._stream)
+        self._held[name] = array
+
+    def _try(self) -> str:
+        """Run it and capture it, as it now is; return what its owner should know."""
+        self._release()
         self.begin()  # what is compiled or allocated at the first run must not be in a graph
         self.wait()
         self.how, told = 'CUDA graph of its own', ''
@@ -141,7 +181,7 @@ class Session:
             told = self._capture()
         self.begin()
         self.wait()
-        return told or self._keep_kernels(kernels)
+        return told
 
     def fill(self, name: str, array: Any) -> None:
         """Copy an input into its buffer; RgbxSegError if it is of another size or type."""
@@ -190,14 +230,18 @@ class Session:
         """Wait for what runs and drop what the library holds; the buffers are the context's."""
         with suppress(RgbxSegError):
             self.wait()
-        if self._graph is not None:
-            graph, self._graph = self._graph, None
-            with suppress(RgbxSegError):
-                self._cuda.free(graph)
+        self._release()
         self._inputs, self._outputs = {}, {}
         self._context = None
         self._kernels = None
         self._engine = None
+
+    def _release(self) -> None:
+        """Free the CUDA graph, if there is one."""
+        if self._graph is not None:
+            graph, self._graph = self._graph, None
+            with suppress(RgbxSegError):
+                self._cuda.free(graph)
 
     def _check(self, runtime: Any, raw: mmap.mmap, plan: Path) -> None:
         """Raise if the library says, by the head of a file, that it cannot run it here."""
@@ -243,8 +287,9 @@ class Session:
                                   'the GPU, or build the engine again')
 
     def _enqueue(self) -> None:
-        for buffer in self._inputs.values():
-            self._cuda.upload(buffer, self._stream)
+        for name, buffer in self._inputs.items():
+            if name not in self._held:
+                self._cuda.upload(buffer, self._stream)
         if not self._context.execute_async_v3(self._stream):
             raise self._log.error(self._label, 'run the network', 'start the program again; if it '
                                   'stays, build the engine again with `rgbx_build_engine`')

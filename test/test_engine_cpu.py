@@ -24,7 +24,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from rgbx_seg_ros import RgbxSegError, engine_onnxruntime, engine_openvino
-from rgbx_seg_ros.engine import BackendUnavailable, Model, Scene, open_engine
+from rgbx_seg_ros.engine import BackendUnavailable, Model, open_engine
 from rgbx_seg_ros.engine_onnxruntime import OnnxRuntimeEngine
 from rgbx_seg_ros.engine_openvino import OpenVinoEngine
 from rgbx_seg_ros.manifest import Variant, load_bundle, save_bundle, sha256_of
@@ -122,8 +122,8 @@ def test_two_graphs_take_the_scene_that_is_given(tmp_path, backend):
     engine = ENGINES[backend](model_of(write_scene_bundle(tmp_path / 'b')))
     first, second = pair(0), (pair(1)[0] // 2, pair(1)[1] // 3)
     scene = engine.embed(*second)
-    assert (scene.s_rgb.dtype, scene.s_rgb.shape) == (np.float32, (1, 4))
-    kept = Scene(*(array.copy() for array in scene))
+    assert (scene[0].dtype, scene[0].shape) == (np.float32, (1, 4))
+    kept = tuple(array.copy() for array in scene)
     np.testing.assert_array_equal(engine(*first, kept)[0], expected(*first, seen=second))
     np.testing.assert_array_equal(engine(*first)[0], expected(*first, seen=first))
 

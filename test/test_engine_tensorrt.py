@@ -23,7 +23,7 @@ from tensorrt_rig import (
 )
 
 from rgbx_seg_ros import RgbxSegError, cuda
-from rgbx_seg_ros.engine import Scene, open_engine
+from rgbx_seg_ros.engine import open_engine
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +50,7 @@ def test_outputs_are_those_of_onnxruntime(bundles, oracles, generation, integrat
         for seed in range(3):
             assert_equal(engine(*pair(seed)), oracles[kind](*pair(seed)))
         if kind == 'two graphs':
-            scene = Scene(*(array.copy() for array in engine.embed(*pair(7))))
+            scene = tuple(array.copy() for array in engine.embed(*pair(7)))
             assert_equal(scene, oracles[kind].embed(*pair(7)))
             assert_equal(engine(*pair(8), scene), oracles[kind](*pair(8), scene))
         copies = gpu.count('copies')
@@ -134,7 +134,7 @@ def test_embeddings_come_later_than_the_frame_and_of_the_right_pair(bundles, ora
     oracle = oracles['two graphs']
     with fake_gpu('10.3') as gpu, opened(gpu, bundles['two graphs']) as engine:
         assert gpu.priorities() == [-5, 0]  # the frames' stream and the scene's
-        scene = Scene(*(array.copy() for array in oracle.embed(*pair(0))))
+        scene = tuple(array.copy() for array in oracle.embed(*pair(0)))
         assert engine.embedded() is None
         given = pair(1)
         engine.embed_later(*given)
@@ -166,7 +166,7 @@ def test_embedding_at_once_does_not_lose_what_was_begun_before(bundles, oracles)
 @pytest.mark.parametrize('seed', range(6))
 def test_any_order_of_calls_and_failures_gives_answers_of_the_right_pair(bundles, oracles, seed):
     oracle, rng = oracles['two graphs'], np.random.default_rng(seed)
-    kept = Scene(*(array.copy() for array in oracle.embed(*pair(3))))
+    kept = tuple(array.copy() for array in oracle.embed(*pair(3)))
     begun = set()  # what `embedded` may tell of: more than one only after a failure
     with fake_gpu(['10.3', 'rtx'][seed % 2], integrated=seed // 2 % 2) as gpu:
         engine = open_on(gpu, bundles['two graphs'])
@@ -186,7 +186,7 @@ def test_any_order_of_calls_and_failures_gives_answers_of_the_right_pair(bundles
                     engine.embed_later(*pair(number))
                     begun = {number}
                 elif (late := engine.embedded()) is not None:
-                    assert float(late.s_rgb[0, 0]) in {pair(one)[0].max() for one in begun}
+                    assert float(late[0][0, 0]) in {pair(one)[0].max() for one in begun}
                     begun = set()
             except cuda.CudaError:
                 assert seed > 2

@@ -100,7 +100,7 @@ def test_two_graphs_run_together_apart_and_aside(flavor, tmp_path, opened):
         if (late := engine.embedded()) is not None:
             break
         engine(rgb, aux, scene)
-    np.testing.assert_array_equal(late.s_rgb, np.full((1, 4), dim[0].max(), np.float32))
+    np.testing.assert_array_equal(late[0], np.full((1, 4), dim[0].max(), np.float32))
 
 
 def test_the_sample_has_the_labels_of_onnx_runtime(flavor, opened):

@@ -5,12 +5,14 @@
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from bundles import (
     THERMAL,
     manifest,
     scene_onnx,
+    tiny_bank,
     tiny_onnx,
     write_scene_bundle,
     write_tiny_bundle,
@@ -22,10 +24,12 @@ from rgbx_seg_ros.manifest import (
     Manifest,
     SceneGraph,
     Variant,
+    Vocabulary,
     load_bundle,
     save_bundle,
     sha256_of,
 )
+from rgbx_seg_ros.vocabulary import load_bank
 
 
 def edit(bundle: Path, change) -> None:
@@ -138,7 +142,8 @@ def test_a_bundle_of_two_graphs_names_the_sha_of_both(tmp_path):
     assert loaded.onnx_sha256 == sha256_of(bundle / 'model.onnx')
 
 
-OPTIONAL = ('scene', 'variants', 'checkpoint_sha256', 'scored_on')  # left out where there is none
+# left out where there is none
+OPTIONAL = ('scene', 'variants', 'checkpoint_sha256', 'scored_on', 'vocabulary')
 
 
 def test_a_bundle_of_one_graph_says_nothing_of_a_scene(tmp_path):
@@ -161,6 +166,13 @@ def test_a_bundle_of_one_graph_says_nothing_of_a_scene(tmp_path):
     (lambda d: d['scene'].update(width=512.0), 'scene.width is 512.0'),
     (lambda d: d['scene'].update(onnx_sha256='0xyz'), 'scene.onnx_sha256 is "0xyz"; expected 64'),
     (lambda d: d['scene'].update(onnx_sha256=12), 'scene.onnx_sha256 is 12'),
+    (lambda d: d['scene'].update(tensors='s'), 'scene.tensors is "s"; expected a list'),
+    (lambda d: d['scene'].update(tensors=[]), r'scene.tensors is \[\]; expected 1..8 different'),
+    (lambda d: d['scene'].update(tensors=['s', 's']), r"scene.tensors is \['s', 's'\]"),
+    (lambda d: d['scene'].update(tensors=[3]), r'scene.tensors is \[3\]'),
+    (lambda d: d['scene'].update(tensors=['rgb']), r"scene.tensors is \['rgb'\]"),
+    (lambda d: d['scene'].update(tensors=['../s']), r"scene.tensors is \['../s'\]"),
+    (lambda d: d['scene'].update(tensors=[f's{n}' for n in range(9)]), 'scene.tensors is '),
 ])
 def test_a_wrong_scene_is_refused_by_a_sentence_that_names_the_key(tmp_path, change, says):
     bundle = write_scene_bundle(tmp_path / 'b')
@@ -231,3 +243,66 @@ def test_a_wrong_variant_is_refused_by_a_sentence_that_names_the_key(tmp_path, c
 def test_two_variants_of_one_name_are_refused(tmp_path):
     with pytest.raises(RgbxSegError, match='variants.name is .*expected no value twice'):
         replace(manifest(), variants=(VARIANT, VARIANT))
+
+
+def test_the_tensors_of_a_scene_are_told_where_they_are_not_the_two_embeddings(tmp_path):
+    bundle = write_scene_bundle(tmp_path / 'b')
+    assert 'tensors' not in yaml.safe_load((bundle / 'manifest.yaml').read_text())['scene']
+    own = replace(load_bundle(bundle).scene, tensors=('codebook',))
+    save_bundle(tmp_path / 'c', tiny_onnx(), replace(manifest(), scene=own), scene_onnx())
+    data = yaml.safe_load((tmp_path / 'c' / 'manifest.yaml').read_text())
+    assert data['scene']['tensors'] == ['codebook']
+    assert load_bundle(tmp_path / 'c').scene.tensors == ('codebook',)
+
+
+def test_a_bundle_with_a_vocabulary_names_the_sha_of_its_bank(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / 'b', vocabulary=200)
+    own = load_bundle(bundle).vocabulary
+    assert own == Vocabulary(4, 200, sha256_of(bundle / 'classes.npz'))
+    np.testing.assert_array_equal(load_bank(bundle / 'classes.npz').embeddings,
+                                  tiny_bank().embeddings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['b']
+
+
+@pytest.mark.parametrize(('change', 'says'), [
+    (lambda d: d.update(vocabulary=None), 'vocabulary is None; expected a mapping'),
+    (lambda d: d['vocabulary'].update(file='/etc/passwd'), 'vocabulary.file is "an unknown key"'),
+    (lambda d: d['vocabulary'].pop('most'), 'vocabulary.most is "no such key"'),
+    (lambda d: d['vocabulary'].update(most=256), 'vocabulary.most is 256; expected .* 1..255'),
+    (lambda d: d['vocabulary'].update(most=0), 'vocabulary.most is 0'),
+    (lambda d: d['vocabulary'].update(most=True), 'vocabulary.most is True'),
+    (lambda d: d['vocabulary'].update(width=0), 'vocabulary.width is 0; expected .* 1..65536'),
+    (lambda d: d['vocabulary'].update(width=65537), 'vocabulary.width is 65537'),
+    (lambda d: d['vocabulary'].update(width='4'), 'vocabulary.width is "4"'),
+    (lambda d: d['vocabulary'].update(sha256='0xyz'), 'vocabulary.sha256 is "0xyz"; expected 64'),
+    (lambda d: d['vocabulary'].update(most=2), r'classes is "3 of them"; expected at most .*\(2\)'),
+    (lambda d: d['classes'].reverse(), r'classes.id is \[2, 1, 0\]; expected 0, 1, 2'),
+    (lambda d: d['classes'].pop(1), r'classes.id is \[0, 2\]; expected 0, 1, 2'),
+])
+def test_a_wrong_vocabulary_is_refused_by_a_sentence_that_names_the_key(tmp_path, change, says):
+    bundle = write_tiny_bundle(tmp_path / 'b', vocabulary=6)
+    edit(bundle, change)
+    with pytest.raises(RgbxSegError, match=says) as caught:
+        load_bundle(bundle)
+    assert 'manifest.yaml' in str(caught.value) and '\n' not in str(caught.value)
+
+
+def test_a_missing_and_an_exchanged_bank_are_refused(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / 'b', vocabulary=6)
+    raw = bytearray((bundle / 'classes.npz').read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (bundle / 'classes.npz').write_bytes(raw)
+    with pytest.raises(RgbxSegError, match='classes.npz: SHA-256 is [0-9a-f]{12}…, but .* expects'):
+        load_bundle(bundle)
+    (bundle / 'classes.npz').unlink()
+    with pytest.raises(RgbxSegError, match='classes.npz is missing'):
+        load_bundle(bundle)
+
+
+def test_a_bank_is_saved_with_its_manifest_or_not_at_all(tmp_path):
+    own = replace(manifest(), vocabulary=Vocabulary(4, 6, ''))
+    with pytest.raises(RgbxSegError, match='classes.npz is not given, but manifest.vocabulary is'):
+        save_bundle(tmp_path / 'b', tiny_onnx(text_width=4), own)
+    with pytest.raises(RgbxSegError, match='classes.npz is given, but .*vocabulary is None'):
+        save_bundle(tmp_path / 'b', tiny_onnx(), manifest(), bank=tmp_path / 'classes')
+    assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import EngineInfo, Scene, open_engine
+from rgbx_seg_ros.engine import EngineInfo, open_engine
 from rgbx_seg_ros.manifest import SceneGraph, save_bundle
 from rgbx_seg_ros.pipeline import Pipeline
 from rgbx_seg_ros.scene import SceneMemory
@@ -56,7 +56,7 @@ def engine(tmp_path):
 
 def scene_of(value, width=4):
     value = float(value)
-    return Scene(np.full((1, width), value, np.float32), np.full((1, width), -value, np.float32))
+    return np.full((1, width), value, np.float32), np.full((1, width), -value, np.float32)
 
 
 def pair(seed, brightest=255):
@@ -86,19 +86,19 @@ def test_a_frame_is_embedded_after_every_so_many_and_where_time_breaks(every, st
             assert kept is None
             kept, age, last = memory.keep(scene_of(number)), 0, number
         age += 1
-        assert (kept.s_rgb == last).all() and (kept.s_aux == -last).all()
+        assert (kept[0] == last).all() and (kept[1] == -last).all()
 
 
 def test_what_is_kept_is_a_copy_and_no_memory_is_taken_for_the_next_one():
     memory, first = SceneMemory(2), scene_of(1)
     memory.recall(START)
     kept = memory.keep(first)
-    first.s_rgb.fill(9)
-    first.s_aux.fill(9)
-    assert (kept.s_rgb == 1).all() and memory.recall(START + 1) is kept
+    first[0].fill(9)
+    first[1].fill(9)
+    assert (kept[0] == 1).all() and memory.recall(START + 1) is kept
     assert memory.recall(START + 2) is None
     again = memory.keep(scene_of(2))
-    assert again.s_rgb is kept.s_rgb and again.s_aux is kept.s_aux and (again.s_rgb == 2).all()
+    assert again[0] is kept[0] and again[1] is kept[1] and (again[0] == 2).all()
 
 
 def test_a_reset_and_an_embedding_that_failed_leave_nothing():
@@ -257,7 +257,7 @@ def test_an_engine_embeds_by_itself_what_comes_without_a_scene_and_frees_both_gr
     tensors = rgb[None], aux[None, ..., None]
     scene = engine.embed(*tensors)
     assert [array.tolist() for array in scene] == [[[rgb.max()] * 4], [[aux.max()] * 4]]
-    assert scene.s_rgb.dtype == np.float32
+    assert scene[0].dtype == np.float32
     np.testing.assert_array_equal(engine(*tensors)[0], engine(*tensors, scene)[0])
     engine.close()
     for call in (engine, engine.embed):
@@ -299,7 +299,7 @@ class AsideEngine:
 
     def __call__(self, rgb, aux, scene):
         self._left -= 1
-        return np.full((1, *SIZE), scene.s_rgb[0, 0], np.uint8), np.zeros((1, *SIZE), np.uint8)
+        return np.full((1, *SIZE), scene[0][0, 0], np.uint8), np.zeros((1, *SIZE), np.uint8)
 
 
 def numbered(segmenter, memory, number, stamp=None):

@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from rgbx_seg_ros.engine import BACKENDS, EMBEDDINGS, INPUTS, Model, Options
+from rgbx_seg_ros.engine import BACKENDS, INPUTS, Model, Options
 from rgbx_seg_ros.manifest import MODEL_FILE
 from rgbx_seg_train.frames import Frame
 from rgbx_seg_train.onnx_graph import output_suffix, serialize
@@ -64,11 +64,12 @@ def _row(name: str, operators: int, found: Sequence[NDArray[np.float32]],
 
 
 def _scenes(model: Model, frames: Sequence[Frame]) -> list[dict[str, NDArray[np.float32]]]:
-    if model.manifest.scene is None:
+    scene = model.manifest.scene
+    if scene is None:
         return [{} for _ in frames]
     engine = BACKENDS['onnxruntime'](model, Options())
     scenes = [{name: value.copy() for name, value in zip(
-        EMBEDDINGS, engine.embed(frame.rgb, frame.aux), strict=True)} for frame in frames]
+        scene.tensors, engine.embed(frame.rgb, frame.aux), strict=True)} for frame in frames]
     engine.close()
     return scenes
 

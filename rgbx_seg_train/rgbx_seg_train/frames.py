@@ -33,7 +33,10 @@ class _Recorder:
 
     def __init__(self, manifest: Manifest, rgb_size: Size | None) -> None:
         own = manifest.height, manifest.width
-        self._size, self._width = rgb_size or own, manifest.scene.width if manifest.scene else 0
+        self._size = rgb_size or own
+        scene = manifest.scene
+        self._scene: Scene = () if scene is None else (
+            np.zeros((1, scene.width), np.float32),) * len(scene.tensors)
         self.info = EngineInfo('recorder', '', 'cpu', 'fp32', rgb_size, own)
         self.pair: tuple[Tensor, Tensor]
 
@@ -43,7 +46,7 @@ class _Recorder:
         return (np.zeros((1, *self._size), np.uint8),) * 2
 
     def embed(self, rgb: Tensor, aux: Tensor) -> Scene:
-        return Scene(*(np.zeros((1, self._width), np.float32),) * 2)
+        return self._scene
 
     def close(self) -> None:
         pass

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import INPUTS, Scene, Tensor, open_engine
+from rgbx_seg_ros.engine import INPUTS, Tensor, open_engine
 from rgbx_seg_ros.manifest import MODEL_FILE, Manifest, load_bundle
 from rgbx_seg_ros.segmenter import resize_to
 from rgbx_seg_train.data.sample import Sample
@@ -110,9 +110,10 @@ def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample],
 def _add(sums: Sums, graph: BundleGraph, bundle: Path, pairs: Sequence[Pair]) -> None:
     """Run pairs through the robot's engine and then, for memory's sake, through torch and file."""
     engine, manifest = open_engine(bundle, 'onnxruntime', 'fp32')
-    scenes = [{name: array.copy() for name, array in engine.embed(*pair)._asdict().items()}
-              if manifest.scene else {} for pair in pairs]
-    labels = [engine(*pair, Scene(**scene) if scene else None)[0].copy()
+    names = manifest.scene.tensors if manifest.scene else ()
+    scenes = [dict(zip(names, (array.copy() for array in engine.embed(*pair)), strict=True))
+              if names else {} for pair in pairs]
+    labels = [engine(*pair, tuple(scene.values()) if scene else None)[0].copy()
               for pair, scene in zip(pairs, scenes, strict=True)]
     engine.close()
     torch_engine = TorchEngine(graph)

@@ -151,10 +151,10 @@ class CudaEngine:
             raise no_scene_graph()
         runner = self._runner(SCENE_FILE)
         if self._pending:  # the graph has one place for results
-            self._late = Scene(*(array.copy() for array in runner.result()))
+            self._late = tuple(array.copy() for array in runner.result())
             self._pending = False
         runner.start(rgb, aux)
-        return Scene(*runner.result())
+        return tuple(runner.result())
 
     def embed_later(self, rgb: Array, aux: Array) -> None:
         """Begin the scene graph on one pair; what was begun before and not asked for is lost."""
@@ -175,7 +175,7 @@ class CudaEngine:
         if not runner.is_done():
             return None
         self._pending = False
-        return Scene(*runner.result())
+        return tuple(runner.result())
 
     @property
     def device_ms(self) -> float | None:

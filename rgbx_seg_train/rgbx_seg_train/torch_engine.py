@@ -56,7 +56,7 @@ class TorchEngine:
         """Embed one pair of batch size 1; RgbxSegError for a model without such embeddings."""
         if not getattr(self.graph.merged, 'scene_width', 0):
             raise no_scene_graph()
-        return Scene(*self._run(self._scene, rgb, aux))
+        return tuple(self._run(self._scene, rgb, aux))
 
     def logits(self, rgb: Array, aux: Array) -> NDArray[np.float32]:
         """Return the logits (1, N, H, W) that the labels of one pair come from."""

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import onnx
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import BACKENDS, EMBEDDINGS, INPUTS, Model, Options, Size, graphs
+from rgbx_seg_ros.engine import BACKENDS, INPUTS, Model, Options, Size, graphs
 from rgbx_seg_ros.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -247,11 +247,12 @@ class _Maker:
         if at_camera and self._pairs.at_camera:
             frames, model = self._pairs.at_camera[0], self._reference
         feeds = [dict(zip(INPUTS, frame[:2], strict=True)) for frame in frames]
-        wanted = graphs(self._manifest)[file].inputs
-        if EMBEDDINGS[0] in wanted:
+        wanted, own = graphs(self._manifest)[file].inputs, self._manifest.scene
+        if own is not None and own.tensors[0] in wanted:
             engine = BACKENDS['onnxruntime'](model, Options())
             for feed in feeds:
                 scene = engine.embed(*feed.values())
-                feed |= {name: value.copy() for name, value in scene._asdict().items()}
+                feed |= {name: value.copy() for name, value in zip(own.tensors, scene,
+                                                                   strict=True)}
             engine.close()
         return feeds

@@ -13,7 +13,7 @@ import torch
 from small_runs import HEIGHT, WIDTH, Stub, small_config, use_stub
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import Graph, Scene, open_engine
+from rgbx_seg_ros.engine import Graph, open_engine
 from rgbx_seg_ros.manifest import MODALITIES, load_bundle
 from rgbx_seg_train import export as export_module
 from rgbx_seg_train import onnx_graph, parity
@@ -286,10 +286,10 @@ def test_two_graphs_give_what_one_gives(tmp_path, monkeypatch):
         pair = images(seed)
         scene = two.embed(*pair)
         expected = normalize(*map(torch.from_numpy, pair))[0].mean((2, 3)).numpy()
-        np.testing.assert_allclose(scene.s_rgb, expected, atol=1e-5)
+        np.testing.assert_allclose(scene[0], expected, atol=1e-5)
         for ours, theirs in zip(one(*pair), two(*pair, scene), strict=True):
             assert (np.abs(ours.astype(int) - theirs) <= 1).mean() > 0.999
-    another = Scene(-scene.s_rgb - 3, scene.s_aux)  # the scene that is given is the one used
+    another = (-scene[0] - 3, scene[1])  # the scene that is given is the one used
     assert (two(*pair, another)[0] == one(*pair)[0]).mean() < 0.5
 
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from rgbx_seg_ros import RgbxSegError, selection
 from rgbx_seg_ros.cuda import Gpu
-from rgbx_seg_ros.engine import BackendUnavailable, Graph, Model, Options, Scene, open_engine
+from rgbx_seg_ros.engine import BackendUnavailable, Graph, Model, Options, open_engine
 from rgbx_seg_ros.machine import Machine
 from rgbx_seg_ros.manifest import (
     CHECKPOINT_FILE,
@@ -357,7 +357,7 @@ def test_a_scene_is_embedded_beside_the_pairs_and_comes_once(made, scenes, strea
     engine = gpu_engine(folder)
     assert engine.info.embeds_aside and [stream.urgent for stream in streams] == [True, False]
     reference, _ = open_engine(folder, 'onnxruntime', 'fp32')
-    first, second = (Scene(*(array.copy() for array in reference.embed(*images(seed))))
+    first, second = (tuple(array.copy() for array in reference.embed(*images(seed)))
                      for seed in (1, 2))
     assert engine.embedded() is None
     engine.embed_later(*images(1))
@@ -366,22 +366,22 @@ def test_a_scene_is_embedded_beside_the_pairs_and_comes_once(made, scenes, strea
     assert not streams[1].is_done()
     assert (label == reference(*images(3), second)[0]).mean() >= 0.999
     streams[1].wait()
-    np.testing.assert_allclose(engine.embedded().s_rgb, first.s_rgb, atol=1e-5)
+    np.testing.assert_allclose(engine.embedded()[0], first[0], atol=1e-5)
     assert engine.embedded() is None  # ever after
 
 
 def test_a_scene_that_another_camera_asks_for_does_not_take_the_place_of_a_late_one(
         made, scenes, streams):
     engine = gpu_engine(made['two'])
-    first, second = (engine.embed(*images(seed)).s_rgb.copy() for seed in (1, 2))
+    first, second = (engine.embed(*images(seed))[0].copy() for seed in (1, 2))
     engine.embed_later(*images(1))
-    np.testing.assert_array_equal(engine.embed(*images(2)).s_rgb, second)
-    np.testing.assert_array_equal(engine.embedded().s_rgb, first)
+    np.testing.assert_array_equal(engine.embed(*images(2))[0], second)
+    np.testing.assert_array_equal(engine.embedded()[0], first)
     assert engine.embedded() is None
     engine.embed_later(*images(1))
     engine.embed_later(*images(2))  # the newer one counts
     streams[1].wait()
-    np.testing.assert_array_equal(engine.embedded().s_rgb, second)
+    np.testing.assert_array_equal(engine.embedded()[0], second)
 
 
 def test_a_compiler_that_fails_costs_speed_alone(made, streams):
@@ -458,7 +458,7 @@ def test_on_a_gpu_labels_are_those_of_the_processor_and_memory_comes_back(made, 
             assert (label == reference(*images(seed), scene)[0]).mean() >= least
         engine.embed_later(*images(1))
         engine._runner(SCENE_FILE).wait()
-        np.testing.assert_allclose(engine.embedded().s_rgb, scene.s_rgb, atol=0.05)
+        np.testing.assert_allclose(engine.embedded()[0], scene[0], atol=0.05)
         engine.close()
     assert torch.cuda.memory_allocated() == before
 

@@ -111,7 +111,7 @@ def test_both_graphs_of_a_bundle_are_converted_and_embeddings_stay_float32(tmp_p
     fine, coarse = (open_engine(bundle, 'openvino', precision)[0] for precision in
                     ('fp32', 'int8'))
     scenes = [engine.embed(*PAIRS.evaluation[0][:2]) for engine in (fine, coarse)]
-    assert 0 < np.abs(scenes[0].s_rgb - scenes[1].s_rgb).max() < 0.3 * np.abs(scenes[0].s_rgb).max()
+    assert 0 < np.abs(scenes[0][0] - scenes[1][0]).max() < 0.3 * np.abs(scenes[0][0]).max()
 
 
 def test_a_form_that_loses_too_much_is_stored_but_no_default(bundle, monkeypatch):
