@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from threading import Lock
 from typing import Any, NamedTuple
 
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -83,6 +84,7 @@ class CameraPair:
         self._publishers: dict[str, Any] = {}
         self._sent: dict[str, Any] = {}  # output -> its last message, written anew each time
         self._score: LiveScore | None = None  # where labels are wanted, once active
+        self._telling = Lock()  # of the latched messages: the newest must be the last
         self._restart()
         self._advertise(manifest)
         if settings.degraded.aux_lost == 'rgb_only' and not manifest.aux_dropout:
@@ -112,22 +114,43 @@ class CameraPair:
 
     def use(self, segmenter: Segmenter) -> None:
         """Take the engine, and publish the latched messages: what they tell is there now."""
-        manifest = segmenter.manifest  # read anew, and perhaps of another bundle by now
+        # Read anew, and perhaps of another bundle by now.
         self._pipeline = Pipeline(segmenter, self.settings.pipeline)
-        self._modality, self._palette = manifest.modality, overlay.palette(manifest.classes)
+        self._modality = segmenter.manifest.modality
+        self._tell_classes()
+
+    def follow_classes(self) -> None:
+        """Go on with the segmenter's new classes; on the engine's thread, between two pairs."""
+        self._pipeline.forget_labels()
+        if self._score is not None:
+            self._score.close()
+            self._score = self._new_score()
+        self._tell_classes()
+
+    def _tell_classes(self) -> None:
+        """Take the colors of the classes, and publish the latched messages, before any mask."""
+        self._palette = overlay.palette(self._pipeline.segmenter.manifest.classes)
         for name in messages.LATCHED:
             self._tell_latched(name)
 
     def _tell_latched(self, name: str) -> None:
         if name in self._publishers:
             segmenter = self._pipeline.segmenter
-            self._publishers[name].publish(
-                self._latched(name, segmenter.manifest, segmenter.engine.info))
+            with self._telling:
+                self._publishers[name].publish(
+                    self._latched(name, segmenter.manifest, segmenter.engine.info,
+                                  segmenter.classes_version))
 
-    def _latched(self, name: str, manifest: Manifest, engine: EngineInfo) -> Any:
+    def _latched(self, name: str, manifest: Manifest, engine: EngineInfo, version: int = 0) -> Any:
         self._threshold = self._value('confidence.threshold')
         return messages.LATCHED[name](manifest, engine, self._node.get_clock().now().to_msg(),
-                                      self._threshold)
+                                      self._threshold, version)
+
+    def _new_score(self) -> LiveScore:
+        segmenter = self._pipeline.segmenter
+        return LiveScore(segmenter.exported.classes,
+                         lambda cause, text: self._tell(cause, 'label', text),
+                         segmenter.manifest.classes)
 
     def activate(self, intake: Intake) -> None:
         """Subscribe, and count from zero."""
@@ -142,10 +165,9 @@ class CameraPair:
             self._subscribe(CameraInfo, f'{base}/camera_info', f'{stream}_info',
                             partial(self._on_info, stream))
         if self.settings.score.labels:
-            self._score = LiveScore(self._pipeline.segmenter.manifest.classes,
-                                    lambda cause, text: self._tell(cause, 'label', text))
+            self._score = self._new_score()
             kind, suffix = messages.INPUTS[self.settings.score.transport]
-            self._subscribe(kind, f'label/image_raw{suffix}', 'label', self._score.add_message)
+            self._subscribe(kind, f'label/image_raw{suffix}', 'label', self._on_label)
 
     def deactivate(self) -> None:
         """Forget the subscriptions, which the intake has withdrawn; the work in hand goes on."""
@@ -251,6 +273,11 @@ class CameraPair:
             return
         self._hand_over(self.feed.add(stream, stamp_ns, hold_ns(self._node), message, message.data))
 
+    def _on_label(self, message: Any) -> None:
+        """Hand a label over to the score of the classes that are in force."""
+        if self._score is not None:
+            self._score.add_message(message)
+
     def _on_info(self, stream: str, message: CameraInfo) -> None:
         """Let the registration know of a camera, and pass the one of RGB on."""
         self._infos[stream] = message
@@ -331,7 +358,8 @@ class CameraPair:
         if 'stats' in wanted:
             self._publishers['stats'].publish(messages.to_stats(
                 view, timing, pair.state, self._pipeline.segmenter.manifest,
-                self.health.counts(self.feed.drops), self._score.score if self._score else None))
+                self.health.counts(self.feed.drops), self._score.score if self._score else None,
+                self._pipeline.segmenter.classes_version))
         if self._score is not None:
             self._score.add_mask(messages.stamp_ns(header), result.label)
 

@@ -55,21 +55,30 @@ class Decoder:
     Several threads may use one.
     """
 
-    def __init__(self, classes: Iterable[ClassInfo], palette: Path | None = None) -> None:
+    def __init__(self, classes: Iterable[ClassInfo], palette: Path | None = None,
+                 found: Iterable[ClassInfo] | None = None) -> None:
         """Take the colors of `palette`, a YAML of class name or id -> color, or the classes' own.
+
+        The ids in labels are those of `classes`; where the masks to judge have other classes,
+        `found`, the ids are turned into those of the same name there, or into 255.
 
         Raises:
             RgbxSegError: the file is no palette of these classes.
 
         """
         self._classes = tuple(classes)
+        found = self._classes if found is None else tuple(found)
+        self._turned: Image | None = None  # id of a label -> id of a mask, if they differ
+        if [(info.id, info.name) for info in found] != [
+                (info.id, info.name) for info in self._classes]:
+            self._turned = _by_name(self._classes, found)
         self._palette = palette
         self._keys: NDArray[np.uint32] | None = None  # packed colors, ascending, and their ids
         self._ids: Image
         self._known = np.zeros(256, np.uint8)
         self._known[[info.id for info in self._classes] + [UNLABELED]] = 1
         if palette is not None:
-            self._set_colors(load_palette(palette, self._classes))
+            self._set_colors(self._of_palette(palette, found))
 
     def of_message(self, message: Any, where: str) -> Image:
         """Return the ids of an Image or CompressedImage; `where` names it in an RgbxSegError."""
@@ -116,11 +125,22 @@ class Decoder:
                 f'{where} holds the id {strange}, and {missing} pixels in all that no class has, '
                 f'expected {", ".join(str(info.id) for info in self._classes)} or {UNLABELED} '
                 '(unlabeled); choose a bundle of these classes, or label anew.')
-        return picture
+        return picture if self._turned is None else cv2.LUT(picture, self._turned)
+
+    def _of_palette(self, palette: Path, found: tuple[ClassInfo, ...]) -> dict[int, int]:
+        """Return the ids of masks by packed color; a palette may name classes of either kind."""
+        if self._turned is None:
+            return load_palette(palette, self._classes)
+        ids = {info.name: int(self._turned[info.id]) for info in self._classes}
+        names = {info.id: ids[info.name] for info in self._classes}
+        return load_palette(palette, (), {**ids, **names, **{one.name: one.id for one in found}})
 
     def _of_colors(self, picture: Image, where: str) -> Image:
         if self._keys is None:
-            self._set_colors(_own_colors(self._classes))
+            colors = _own_colors(self._classes)
+            if self._turned is not None:
+                colors = {key: int(self._turned[id]) for key, id in colors.items()}
+            self._set_colors(colors)
         assert self._keys is not None
         packed = _pack(picture)
         at = np.searchsorted(self._keys, packed).clip(max=len(self._keys) - 1)
@@ -137,6 +157,15 @@ class Decoder:
     def _set_colors(self, colors: Mapping[int, int]) -> None:
         self._ids = np.array([colors[key] for key in sorted(colors)], np.uint8)
         self._keys = np.array(sorted(colors), np.uint32)  # last: other threads look for them
+
+
+def _by_name(classes: Iterable[ClassInfo], found: Iterable[ClassInfo]) -> Image:
+    """Return the id in `found` of each id in `classes` by name, uint8 (256,); 255 without one."""
+    own = {info.name: info.id for info in found}
+    table = np.full(256, UNLABELED, np.uint8)
+    for info in classes:
+        table[info.id] = own.get(info.name, UNLABELED)
+    return table
 
 
 def _pack(picture: Image) -> NDArray[np.uint32]:
@@ -158,11 +187,13 @@ def _own_colors(classes: tuple[ClassInfo, ...]) -> dict[int, int]:
     return colors
 
 
-def load_palette(file: Path, classes: Iterable[ClassInfo]) -> dict[int, int]:
+def load_palette(file: Path, classes: Iterable[ClassInfo],
+                 more: Mapping[Any, int] | None = None) -> dict[int, int]:
     """Return the ids by packed color, 0xRRGGBB, of a YAML: class name or id -> color or colors.
 
-    A color is [red, green, blue] or '#rrggbb'; `unlabeled` or 255 is no class. RgbxSegError for a
-    file that is none, a class that the bundle lacks, or one color of two classes.
+    A color is [red, green, blue] or '#rrggbb'; `unlabeled` or 255 is no class; `more` are further
+    names or ids and what they become. RgbxSegError for a file that is none, a class that is not
+    known, or one color of two classes.
     """
     try:
         if file.stat().st_size > MAX_YAML_BYTES:
@@ -175,6 +206,7 @@ def load_palette(file: Path, classes: Iterable[ClassInfo]) -> dict[int, int]:
     names: dict[Any, int] = {'unlabeled': UNLABELED, UNLABELED: UNLABELED}
     for info in classes:
         names.update({info.id: info.id, info.name: info.id})
+    names.update(more or {})
     if not isinstance(content, dict) or not content:
         raise RgbxSegError(f'{file}: no classes, expected a YAML of class: [red, green, blue].')
     colors: dict[int, int] = {}

@@ -54,11 +54,16 @@ class Joined(NamedTuple):
 class LiveScore:
     """The running score of one camera pair; every method may be called from any thread."""
 
-    def __init__(self, classes: Sequence[ClassInfo], tell: Callable[[str, str], None]) -> None:
-        """Start at zero; `tell` hears, by cause, why a label is refused."""
-        self._names = {info.id: info.name for info in classes}
+    def __init__(self, classes: Sequence[ClassInfo], tell: Callable[[str, str], None],
+                 found: Sequence[ClassInfo] | None = None) -> None:
+        """Start at zero; `tell` hears, by cause, why a label is refused.
+
+        Labels are of `classes`, masks of the classes `found`, by default the same ones.
+        """
+        found = classes if found is None else found
+        self._names = {info.id: info.name for info in found}
         self._tell = tell
-        self._decoder = Decoder(classes)
+        self._decoder = Decoder(classes, found=found)
         self._confusion = Confusion(max(self._names) + 1)  # the thread's own
         self._lock = Lock()  # of all that follows
         self._labels: _Waiting[Read] = _Waiting()

@@ -175,8 +175,8 @@ OUTPUTS: dict[str, tuple[type, Callable[..., Any]]] = {
 
 
 def to_info(manifest: Manifest, engine: EngineInfo, stamp: Time,
-            _: float = 0.0) -> SegmentationInfo:
-    """Return what runs: the model, its engine and its classes."""
+            _: float = 0.0, version: int = 0) -> SegmentationInfo:
+    """Return what runs: the model, its engine and its classes; `version` counts their changes."""
     return SegmentationInfo(
         header=Header(stamp=stamp),
         model_name=manifest.name, model_family=manifest.family, modality=manifest.modality,
@@ -186,10 +186,12 @@ def to_info(manifest: Manifest, engine: EngineInfo, stamp: Time,
         class_ids=[info.id for info in manifest.classes],
         class_names=[info.name for info in manifest.classes],
         class_colors=[channel for info in manifest.classes for channel in info.color],
+        classes_version=version,
         bundle_sha256=manifest.onnx_sha256)
 
 
-def to_label_info(manifest: Manifest, _: EngineInfo, stamp: Time, threshold: float = 0.0) -> Any:
+def to_label_info(manifest: Manifest, _: EngineInfo, stamp: Time, threshold: float = 0.0,
+                  __: int = 0) -> Any:
     """Return the classes as vision_msgs/LabelInfo, or None where vision_msgs is missing.
 
     `threshold` is the parameter confidence.threshold.
@@ -204,14 +206,17 @@ def to_label_info(manifest: Manifest, _: EngineInfo, stamp: Time, threshold: flo
 
 
 # Latched topic below ~/ -> how to make its message, None where its package is missing.
-LATCHED: dict[str, Callable[[Manifest, EngineInfo, Time, float], Any]] = {
+LATCHED: dict[str, Callable[[Manifest, EngineInfo, Time, float, int], Any]] = {
     'info': to_info, 'label_info': to_label_info}
 
 
 def to_stats(view: View, timing: Timing, state: str, manifest: Manifest,
              counts: tuple[dict[str, int], dict[str, int], int],
-             score: Score | None = None) -> SegmentationStats:
-    """Return the numbers of one pair; `state` is sync.Pair's, `counts` as Health.counts gives."""
+             score: Score | None = None, version: int = 0) -> SegmentationStats:
+    """Return the numbers of one pair; `state` is sync.Pair's, `counts` as Health.counts gives.
+
+    `version` is that of the classes, as in `to_info`.
+    """
     received, drops, published = counts
     label, confidence = view.result.label, view.result.confidence
     # Exact, and twice as fast as numpy.bincount.
@@ -223,6 +228,7 @@ def to_stats(view: View, timing: Timing, state: str, manifest: Manifest,
         setattr(stats, name, value)
     stats.mean_confidence = cv2.mean(confidence)[0] / 255
     stats.class_fractions = histogram[[info.id for info in manifest.classes]].tolist()
+    stats.classes_version = version
     stats.pairs_published = published
     stats.rgb_received, stats.aux_received = received['rgb'], received['aux']
     stats.drop_causes, stats.drop_counts = list(drops), list(drops.values())

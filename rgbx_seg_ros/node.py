@@ -28,6 +28,7 @@ from std_srvs.srv import SetBool
 from rgbx_seg_ros import RgbxSegError, messages
 from rgbx_seg_ros.allocator import keep_freed_memory
 from rgbx_seg_ros.camera_pair import CameraPair, Work, now_ns
+from rgbx_seg_ros.class_choice import Choice, find_classes
 from rgbx_seg_ros.cli import run_command
 from rgbx_seg_ros.diagnostics import Opening, Report, Reporter
 from rgbx_seg_ros.exit_guard import end_on_signals, exit_after
@@ -40,6 +41,9 @@ from rgbx_seg_ros.static_transforms import StaticTransforms
 from rgbx_seg_ros.worker import Worker, open_segmenter
 
 END_S = 0.8  # from a signal to the end, even while an engine holds the GIL
+STATE_S = 2.0  # that a change of classes waits for a transition; one may take minutes
+CLASS_PARAMETERS = {'classes', 'classes_file'}
+NAMES_TOLD = 10  # of classes in a sentence of the log
 PATIENCE_S = 0.4  # for the pair in work when the process is to end, and for the middleware
 
 
@@ -166,6 +170,7 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         """Advertise, so that everyone sees what there is, then open the engine."""
         settings = self._parameter_table.settings()
         manifest = load_bundle(settings.bundle)
+        find_classes(settings.bundle, manifest, settings.classes, settings.classes_file)
         worker: Worker[Work] = Worker(lambda work: work.cameras.process(work.pair))
         pairs: list[CameraPair] = []
         segmenter = None
@@ -250,9 +255,42 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
 
     def _on_set_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Refuse a wrong value, and one that a configured node would not heed."""
-        reason = self._parameter_table.change({change.name: change.value for change in changes},
+        values = {change.name: change.value for change in changes}
+        reason = self._parameter_table.change(values,
                                               configured=bool(self._opening or self._loaded))
+        if not reason and CLASS_PARAMETERS & values.keys():
+            reason = self._choose_classes(values)
         return SetParametersResult(successful=not reason, reason=reason)
+
+    def _choose_classes(self, changes: dict[str, Any]) -> str:
+        """Have classes changed between two pairs; return why they cannot, or an empty text."""
+        if not self._changing.acquire(timeout=STATE_S):
+            return ('the classes cannot change while the node changes its state; set them again '
+                    'once it has.')
+        try:
+            if self._loaded is None:
+                return ''  # configure looks them up
+            settings = self._parameter_table.settings(changes)
+            choice = find_classes(settings.bundle, self._loaded.segmenter.exported,
+                                  settings.classes, settings.classes_file)
+            if choice is not None:
+                self._loaded.worker.call(self._use_classes, self._loaded, choice,
+                                         wanted=self.context.ok)
+        except Exception as error:  # an inference library may raise anything
+            return ' '.join(str(error).split()) or type(error).__name__
+        finally:
+            self._changing.release()
+        return ''
+
+    def _use_classes(self, loaded: Loaded, choice: Choice) -> None:
+        """Change the classes; on the engine's thread."""
+        loaded.segmenter.set_classes(choice, min(1, loaded.settings.warmup))
+        for cameras in loaded.pairs:
+            cameras.follow_classes()
+        names = [info.name for info in choice.classes]
+        more = f' and {len(names) - NAMES_TOLD} more' if len(names) > NAMES_TOLD else ''
+        self._log(f'the classes are now {", ".join(names[:NAMES_TOLD])}{more} '
+                  f'(change {loaded.segmenter.classes_version}).')
 
     def release(self) -> None:
         """End the worker, then withdraw the topics; an engine that is busy is left behind."""

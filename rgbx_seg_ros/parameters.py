@@ -23,16 +23,17 @@ from rgbx_seg_ros.degraded import AUX_LOST, RGB_LOST, DegradedConfig
 from rgbx_seg_ros.engine import BACKENDS, Options, Size
 from rgbx_seg_ros.health import HealthConfig
 from rgbx_seg_ros.live_score import ScoreConfig
-from rgbx_seg_ros.manifest import MAX_SCENE_EVERY, MAX_SIDE, PRECISIONS
+from rgbx_seg_ros.manifest import MAX_SCENE_EVERY, MAX_SIDE, PRECISIONS, UNLABELED
 from rgbx_seg_ros.pipeline import PipelineConfig
 from rgbx_seg_ros.radiometry import FALSE_COLOR, NORMALIZE, UNITS, AuxConfig
 from rgbx_seg_ros.registration import MODES, RegistrationConfig
 from rgbx_seg_ros.sync import ANCHORS, POLICIES, SyncConfig
+from rgbx_seg_ros.vocabulary import MAX_NAME
 
 ROS_PARAMETERS = ('use_sim_time', 'start_type_description_service')  # rclpy's own
 TRANSPORTS = ('raw', 'compressed')
 NODE_WIDE = ('bundle', 'backend', 'precision', 'engine.file', 'engine.rgb_size', 'warmup',
-             'autostart', 'pairs')
+             'autostart', 'pairs', 'classes', 'classes_file')
 WITH_ENGINE_FILES = ('tensorrt', 'tensorrt_rtx')  # backends
 SIZE = '([1-9][0-9]{0,4})x([1-9][0-9]{0,4})'  # width and height
 MAX_PAIRS = 16
@@ -72,6 +73,10 @@ PARAMETERS = (
               0, 100),
     Parameter('autostart', True, 'Configure and activate without a lifecycle manager.'),
     Parameter('pairs', [''], 'Names of the camera pairs; one without a name has no prefix.'),
+    Parameter('classes', [''], 'Names of the classes to find, with a bundle that lets them be '
+              'chosen; empty: those of classes_file, or of the bundle.', read_only=False),
+    Parameter('classes_file', '', 'YAML of classes with names, colors and descriptions, or a bank '
+              'of rgbx_embed_classes.', read_only=False),
     Parameter('rgb.transport', 'raw', 'raw: Image; compressed: CompressedImage on …/compressed.',
               choices=TRANSPORTS),
     Parameter('aux.transport', 'raw', 'raw: Image; compressed: CompressedImage on …/compressed.',
@@ -166,6 +171,8 @@ class Settings:
     pairs: tuple[PairSettings, ...]
     precision: str = 'auto'
     options: Options = Options()
+    classes: tuple[str, ...] = ()  # to find; (): all of the file, or as the bundle says
+    classes_file: Path | None = None
 
 
 def check(name: str, value: Any) -> Value:
@@ -183,7 +190,8 @@ def check(name: str, value: Any) -> Value:
         value = float(value)
     if isinstance(default, list):
         value = list(value) if isinstance(value, (list, tuple)) else value
-        good = isinstance(value, list) and _are_pair_names(value)
+        suits = _are_pair_names if name == 'pairs' else _are_class_names
+        good = isinstance(value, list) and suits(value)
     else:
         good = type(value) is type(default)
     if good and parameter.choices:
@@ -214,6 +222,13 @@ def _are_pair_names(names: list[Any]) -> bool:
     return names == [''] or (0 < len(set(names)) == len(names) <= MAX_PAIRS and good)
 
 
+def _are_class_names(names: list[Any]) -> bool:
+    """Return whether these may be names; whether a bundle knows them, its bank tells."""
+    return names in ([], ['']) or len(names) <= UNLABELED and all(
+        isinstance(name, str) and 0 < len(name) <= MAX_NAME and name.isprintable()
+        for name in names)
+
+
 class Declared:
     """The table as declared on a node, and what is wrong with the values it was started with."""
 
@@ -239,11 +254,16 @@ class Declared:
             node.declare_parameter(name, value, describe(_find(name) or _BY_NAME[name]),
                                    ignore_override=True)
 
-    def settings(self) -> Settings:
-        """Return what the node is to run by; RgbxSegError if it was started with a wrong value."""
+    def settings(self, changes: Mapping[str, Any] | None = None) -> Settings:
+        """Return what the node is to run by, or would be after `changes` that it may take.
+
+        Raises RgbxSegError if it was started with a wrong value.
+        """
         for sentence in self._refused.values():
             raise RgbxSegError(sentence)
-        return read({name: self._node.get_parameter(name).value for name in self._names})
+        values = {name: self._node.get_parameter(name).value for name in self._names}
+        return read(values | {name: value for name, value in (changes or {}).items()
+                              if name in values})
 
     def value(self, name: str, pair: str) -> Any:
         """Return the present value of a parameter for a camera pair."""
@@ -287,7 +307,9 @@ def read(values: Mapping[str, Any]) -> Settings:
                                f'{list(pairs)}; add {owner} to pairs or remove it.')
     return Settings(Path(values['bundle']).expanduser(), values['backend'], values['warmup'],
                     tuple(_read_pair(name, values) for name in pairs), values['precision'],
-                    _read_options(values))
+                    _read_options(values),
+                    tuple(name for name in values['classes'] if name),
+                    _path(values['classes_file']))
 
 
 def _read_options(values: Mapping[str, Any]) -> Options:
@@ -296,7 +318,11 @@ def _read_options(values: Mapping[str, Any]) -> Options:
         raise RgbxSegError(f'parameter engine.file is {file!r}, but backend is {backend}; expected '
                            f'backend {" or ".join(WITH_ENGINE_FILES)}, which alone run such files: '
                            'set it, or leave engine.file empty.')
-    return Options(_read_size(values['engine.rgb_size']), Path(file).expanduser() if file else None)
+    return Options(_read_size(values['engine.rgb_size']), _path(file))
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
 
 
 def _read_size(text: str) -> Size | None:
@@ -328,7 +354,7 @@ def _record(kind: type[Record], group: str, values: Mapping[str, Any]) -> Record
             if field.name.endswith(unit) and name in values:
                 found[field.name] = values[name]
     if 'file' in found:
-        found['file'] = Path(found['file']).expanduser() if found['file'] else None
+        found['file'] = _path(found['file'])
     return kind(**found)
 
 
@@ -343,6 +369,9 @@ def _expected(parameter: Parameter) -> str:
         return 'one of ' + ', '.join(parameter.choices)
     if parameter.pattern:
         return parameter.pattern[1]
+    if parameter.name == 'classes':
+        return (f'at most {UNLABELED} names of 1..{MAX_NAME} printable characters, or an empty '
+                'list')
     if isinstance(parameter.default, list):
         return f'at most {MAX_PAIRS} different names of lower-case letters, digits and _'
     words = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'a text'}

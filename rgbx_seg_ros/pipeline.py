@@ -124,6 +124,11 @@ class Pipeline:
                          'export.scene_every above 0, or set scene.every to 0.')
         return [note for note in notes if note]
 
+    def forget_labels(self) -> None:
+        """Forget the masks before, whose ids meant other classes."""
+        if self._smoother is not None:
+            self._smoother.reset()
+
     def _memory(self, every: int, present: tuple[bool, bool]) -> SceneMemory | None:
         """Return the memory of the scene, which forgets when a camera is lost or comes back."""
         self._unheeded = every > 0 and self._scene is None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.class_choice import Choice
 from rgbx_seg_ros.engine import Engine, Scene
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_ros.scene import SceneMemory
@@ -43,7 +45,10 @@ class Segmenter:
         to profit is then a matter of time, and no two runs need be the same.
         """
         self.engine = engine
-        self.manifest = manifest
+        self.exported = manifest
+        self.manifest = manifest  # with the classes that are in force
+        self.classes_version = 0  # how often they were changed
+        self._choice: Choice | None = None
         self._may_embed_aside = aside and engine.info.embeds_aside
         network = (manifest.height, manifest.width)
         size = self.rgb_size = engine.info.rgb_size or network
@@ -127,6 +132,22 @@ class Segmenter:
             return label
         cv2.threshold(confidence, floor - 1, UNLABELED, cv2.THRESH_BINARY_INV, self._masked)
         return cv2.bitwise_or(label, self._masked, self._masked)  # all bits of 255 are ones
+
+    def set_classes(self, choice: Choice, runs: int = 0) -> None:
+        """Find other classes from the next call on, after `runs` black pairs with them.
+
+        Raises what the engine raises, and then goes on with the classes that it had.
+        """
+        manifest = replace(self.manifest, classes=choice.classes)
+        self.engine.set_classes(choice.rows)
+        try:
+            self.warm_up(runs)
+        except Exception:
+            if self._choice is not None:
+                self.engine.set_classes(self._choice.rows)
+            raise
+        self.classes_version += self._choice is not None
+        self.manifest, self._choice = manifest, choice
 
     def warm_up(self, runs: int) -> float:
         """Run `runs` black pairs; return the milliseconds of the last one."""

@@ -230,14 +230,14 @@ def load_bank(path: Path) -> Bank:
 
     """
     path = Path(path)
+    if not path.is_file():
+        raise RgbxSegError(f'bank {path}: no such file; expected one that `rgbx_embed_classes '
+                           '--bank` wrote.')
     try:
         with zipfile.ZipFile(path) as archive:
             arrays: dict[str, Any] = {name: _read_array(archive, name, *kind)
                                       for name, kind in ARRAYS.items()}
         return Bank(**arrays)
-    except FileNotFoundError:
-        raise RgbxSegError(f'bank {path}: no such file; expected one that `rgbx_embed_classes '
-                           '--bank` wrote.') from None
     except RgbxSegError as error:
         raise RgbxSegError(f'bank {path}: {error}') from None
     except (OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, KeyError, ValueError,

@@ -12,6 +12,7 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.class_choice import find_classes
 from rgbx_seg_ros.engine import open_engine
 from rgbx_seg_ros.parameters import Settings
 from rgbx_seg_ros.segmenter import Segmenter
@@ -110,6 +111,9 @@ def open_segmenter(settings: Settings, tell: Callable[[str], None] = lambda sent
         engine, manifest = open_engine(settings.bundle, settings.backend, settings.precision,
                                        replace(settings.options, tell=tell))
         segmenter = Segmenter(engine, manifest, aside)
+        choice = find_classes(settings.bundle, manifest, settings.classes, settings.classes_file)
+        if choice is not None:
+            segmenter.set_classes(choice)
         segmenter.warm_up(settings.warmup)
         return segmenter
     except Exception as error:
