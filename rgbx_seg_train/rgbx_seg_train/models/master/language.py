@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -116,6 +116,7 @@ class Language(nn.Module):
         self.register_buffer('prompt', torch.full((3, LONGEST), ABSENT))
         self.register_buffer('named', torch.zeros((), dtype=torch.bool))  # names were read
         self._set_prompt(placeholder(options.prompt, n_classes))
+        self.kept_apart = bool(options.weights)  # the frozen weights are in no state
         self.register_state_dict_post_hook(_leave_out_frozen)
         self.register_load_state_dict_post_hook(_loaded)
         self.train(self.training)
@@ -179,12 +180,11 @@ class Language(nn.Module):
         Also where it is causal: `transformers`' own mask asks for values, which tensors on the meta
         device do not have.
         """
-        size = sequence.shape[1]
-        seen = torch.ones(size, size, dtype=torch.bool, device=sequence.device).tril()
+        places = torch.arange(sequence.shape[1], device=sequence.device)
+        hidden = places[:, None] < places
         if self.options.mask == 'bidirectional':
-            seen[-self.n_codes:, -self.n_codes:] = True
-        lowest = torch.finfo(sequence.dtype).min
-        return torch.zeros_like(seen, dtype=sequence.dtype).masked_fill(~seen, lowest)[None, None]
+            hidden = hidden & (places < sequence.shape[1] - self.n_codes)
+        return hidden.to(sequence.dtype)[None, None] * torch.finfo(sequence.dtype).min
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         """Compute the activations of each layer again in the backward pass, or keep them."""
@@ -207,10 +207,14 @@ class Language(nn.Module):
         return self
 
     def merge(self) -> Language:
-        """Return a copy in eval mode with LoRA added into the weights."""
+        """Return a copy in eval mode with LoRA added into the weights.
+
+        Not into those of 4 bits, which would have to be rounded again: beside them LoRA stays.
+        """
         merged = copy.deepcopy(self)
-        merged.llm = merged.llm.merge_and_unload()
-        merged.options = replace(self.options, weights='')  # its weights are its own now
+        if self.options.precision != 'nf4':
+            merged.llm = merged.llm.merge_and_unload()
+            merged.kept_apart = False
         return merged.eval()
 
 
@@ -224,7 +228,7 @@ def _llama(options: LanguageOptions) -> LlamaModel:
 
 def _leave_out_frozen(language: Language, state: dict[str, Any], prefix: str, _: Any) -> None:
     """Take out of a state what the folder of the weights gives."""
-    if language.options.weights:
+    if language.kept_apart:
         for name in [name for name in state if name.startswith(f'{prefix}llm.')]:
             if '.lora_' not in name:
                 del state[name]
@@ -234,6 +238,6 @@ def _loaded(language: Language, keys: Any) -> None:
     """Count the ids that came, and do not miss what the folder of the weights gave."""
     if not language.prompt.is_meta:
         language._lengths = tuple((language.prompt != ABSENT).sum(1).tolist())
-    if language.options.weights:
+    if language.kept_apart:
         keys.missing_keys[:] = [name for name in keys.missing_keys
                                 if '.llm.' not in f'.{name}' or '.lora_' in name]

@@ -8,13 +8,16 @@ network. 4 bits are made by bitsandbytes through `transformers`, an optional lib
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import BitsAndBytesConfig, LlamaConfig, LlamaModel
+from transformers.utils import logging
 
 from rgbx_seg_ros import RgbxSegError
 
@@ -39,19 +42,36 @@ def load_llama(where: str, config: LlamaConfig, precision: str) -> LlamaModel:
     if precision == 'nf4':
         options = {'quantization_config': _four_bits(), 'device_map': {'': _device()}}
     try:
-        llama, told = LlamaModel.from_pretrained(
-            folder, config=config, dtype=PRECISIONS[precision], key_mapping=NAMES,
-            local_files_only=True, output_loading_info=True, **options)
+        with _quiet():
+            llama, told = LlamaModel.from_pretrained(
+                folder, config=config, dtype=PRECISIONS[precision], key_mapping=NAMES,
+                local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True,
+                **options)
     except Exception as error:  # transformers, safetensors and bitsandbytes have their own
         reason = ' '.join(str(error).split())[:120]
-        raise RgbxSegError(f'language.weights {where}: cannot be read ({reason}); expected '
-                           'LLaVA-1.5 of the sizes of the preset; copy it again, or choose the '
-                           'sizes by model.options.language.') from None
-    if lacking := sorted(told['missing_keys']):
-        raise RgbxSegError(f'language.weights {where}: {len(lacking)} tensors are missing (such '
-                           f'as {lacking[0]}); expected LLaVA-1.5 of the sizes of the preset; '
-                           'copy it again.')
+        raise RgbxSegError(f'language.weights {where}: cannot be read ({reason}); expected the '
+                           'files of LLaVA-1.5; copy them again.') from None
+    for what, names in (('missing', told['missing_keys']),
+                        ('of another shape', {row[0] for row in told['mismatched_keys']})):
+        if names:
+            raise RgbxSegError(f'language.weights {where}: {len(names)} tensors are {what} (such '
+                               f'as {min(names)}); expected LLaVA-1.5 of the sizes of the preset; '
+                               'name another folder, or give its sizes by model.options.language.')
     return llama
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep `transformers` from listing what is passed over on purpose."""
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _four_bits() -> BitsAndBytesConfig:
