@@ -74,6 +74,14 @@ def sum_of_processes(values: Tensor) -> Tensor:
     return _Sum.apply(values, None) if several() else values
 
 
+def sum_within_network(values: Tensor) -> Tensor:
+    """Return `sum_of_processes` for a sum that other layers follow, once the norms are synchronized.
+
+    In a group of its own: it may not queue with the gradients in another order elsewhere.
+    """
+    return _Sum.apply(values, _group()) if several() else values
+
+
 def total_of_processes(values: Tensor) -> Tensor:
     """Return the sum over all processes, without gradients."""
     return _reduced(values, None) if several() else values

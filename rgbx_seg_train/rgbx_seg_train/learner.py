@@ -225,7 +225,7 @@ def _initialize(model: nn.Module, config: Config) -> list[str]:
                                f'family {config.model.family} reads no text; leave it out.')
         model.set_classes(load_class_embeddings(Path(settings.class_embeddings),
                                                 config.data.class_infos))
-    return notes
+    return notes + (model.remarks() if hasattr(model, 'remarks') else [])
 
 
 def save_batches(path: Path, step: int, batches: Sequence[Batch]) -> None:

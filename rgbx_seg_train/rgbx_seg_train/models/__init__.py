@@ -16,6 +16,7 @@ Some offer more:
 - `sees_target = True`: in training it is called with `target=`, the ids int64 (B, H/stride,
   W/stride) with 255 for unlabeled, and then returns `family.Outputs`; `loss_weights` has the weight
   of each of its further losses by name,
+- `remarks()`: lines that a run tells of a new model, such as what it was not given,
 - `read_classes(names, texts)`: a new model is told the names of its classes and, for each of them,
   one or more sentences (`prompts.class_texts`); what it makes of them is in its state_dict, in
   buffers that the module which has them names in `of_any_size` if their sizes depend on the texts,
@@ -29,7 +30,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train.models import segrgbx, shifnet
+from rgbx_seg_train.models import master, sartm, segrgbx, shifnet
 from rgbx_seg_train.models.family import NONE, Family
 from rgbx_seg_train.models.options import override_fields
 
@@ -40,6 +41,12 @@ FAMILIES: dict[str, Family] = {
     'shifnet': Family(shifnet.SHIFNetConfig, shifnet.PRESETS, shifnet.SHIFNet, shifnet.PARTS,
                       shifnet.PRETRAINED, shifnet.PUBLISHED, size=(480, 640), n_classes=9,
                       features='fusion.2'),
+    'sartm': Family(sartm.SARTMConfig, sartm.PRESETS, sartm.SARTM, sartm.PARTS,
+                    sartm.PRETRAINED, sartm.PUBLISHED, size=(1280, 1280), n_classes=5,
+                    features='fusion.2'),
+    'master': Family(master.MASTERConfig, master.PRESETS, master.MASTER, master.PARTS,
+                     master.PRETRAINED, master.PUBLISHED, size=(480, 640), n_classes=9,
+                     features='to_decoder.0'),
 }
 
 

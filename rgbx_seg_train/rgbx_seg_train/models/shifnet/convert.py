@@ -1,48 +1,35 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""Foreign weights under our names: SAM 2.1's image encoder, official SHIFNet checkpoints, classes.
-
-A foreign name that no rule knows is an error, and so is a tensor of ours that none fills or that
-has another shape: nothing is left out in silence.
-"""
+"""Foreign weights under our names: SAM 2.1's encoder, official SHIFNet checkpoints, classes."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-import torch
 from torch import Tensor, nn
 
-from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models.family import Part, Published
-
-Rules = tuple[tuple[str, str], ...]
+from rgbx_seg_train.models.foreign import (
+    SAM2_ENCODER,
+    SAM2_HEADS,
+    SAM2_MEMORY,
+    Rules,
+    fill,
+    fill_classes,
+    rename,
+)
 
 _ADAPTER = r'encoder\.backbone\.blocks\.\d+\.(attn|mlp)\.adapter\..+'
 _ENCODER = rf'(?!{_ADAPTER})encoder\..+'
 
-# SAM 2.1 as published by Meta (image_encoder.*) and as `transformers` keeps it (vision_encoder.*)
 _TRUNK_RULES: Rules = (
-    (r'^image_encoder\.trunk\.', 'encoder.backbone.'),
-    (r'^image_encoder\.neck\.convs\.(\d)\.conv\.', r'encoder.neck.convs.\1.'),
-    (r'^vision_encoder\.', 'encoder.'),
-    (r'\.patch_embed\.proj\.', '.patch_embed.projection.'),
-    (r'\.norm([12])\.', r'.layer_norm\1.'),
-    (r'\.mlp\.layers\.0\.', '.mlp.proj_in.'),
-    (r'\.mlp\.layers\.1\.', '.mlp.proj_out.'),
+    *SAM2_ENCODER,
     (r'(blocks\.\d+\.attn)\.(qkv|proj)\.', r'\1.inner.\2.'),
     (r'(blocks\.\d+\.mlp)\.(proj_in|proj_out)\.', r'\1.inner.\2.'),
 )
-# the rest of SAM 2.1, which no part of SHIFNet uses, in both notations
-_NOT_TRUNK = re.compile(
-    r'(sam_)?(prompt_encoder|mask_decoder)\..+|memory_(attention|encoder)\..+|mask_downsample\..+'
-    r'|maskmem_tpos_enc|no_mem_(embed|pos_enc)|obj_ptr_(tpos_)?proj\..+|no_obj_(ptr|embed_spatial)'
-    r'|shared_image_embedding\..+|no_memory_(embedding|positional_encoding)|no_object_pointer'
-    r'|memory_temporal_positional_encoding|object_pointer_proj\..+'
-    r'|temporal_positional_encoding_projection_layer\..+|occlusion_spatial_embedding_parameter'
-)
+_NOT_TRUNK = re.compile(f'{SAM2_HEADS}|{SAM2_MEMORY}')  # no part of SHIFNet uses it
 
 _OFFICIAL_RULES: Rules = (
     *_TRUNK_RULES,
@@ -87,57 +74,22 @@ def convert_official(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str,
     """Take a whole checkpoint of the official code; class embeddings only if it holds them."""
     owned = [name for name in model.state_dict()
              if name != 'class_embeddings' or 'label_feature' in state]
-    return _fill(model, owned, _rename(state, _OFFICIAL_RULES), 'official SHIFNet weights')
+    found = {name: value[:, :, None, None] if name.endswith('.halve.weight') and value.ndim == 2
+             else value  # a linear layer there, a 1x1 convolution here
+             for name, value in rename(state, _OFFICIAL_RULES).items()}
+    return fill(model, owned, found, 'official SHIFNet weights')
 
 
 def convert_trunk(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take trunk and neck of SAM 2.1; the adapters in the trunk are not touched."""
     owned = [name for name in model.state_dict() if re.fullmatch(_ENCODER, name)]
     encoder = {name: value for name, value in state.items() if not _NOT_TRUNK.fullmatch(name)}
-    return _fill(model, owned, _rename(encoder, _TRUNK_RULES), 'SAM 2.1 weights')
+    return fill(model, owned, rename(encoder, _TRUNK_RULES), 'SAM 2.1 weights')
 
 
 def convert_classes(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take class embeddings (N, text_dim), stored as a bare tensor or the only one of its file."""
-    if len(state) != 1:
-        raise RgbxSegError(f'class embeddings: found {len(state)} tensors, expected one alone, '
-                           '(classes, text_dim); take the file of the embeddings.')
-    return _fill(model, ['class_embeddings'], {'class_embeddings': next(iter(state.values()))},
-                 'class embeddings')
-
-
-def _rename(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    ours = {}
-    for name, value in state.items():
-        for pattern, replacement in rules:
-            name = re.sub(pattern, replacement, name)
-        ours[name] = value
-    return ours
-
-
-def _fill(model: nn.Module, owned: Iterable[str], found: Mapping[str, Tensor],
-          what: str) -> dict[str, Tensor]:
-    """Return what `owned` names, in our shapes; RgbxSegError if anything is too much or lacks."""
-    expected = {name: tensor for name, tensor in model.state_dict().items() if name in set(owned)}
-    if unknown := sorted(found.keys() - expected.keys()):
-        raise RgbxSegError(f'{what}: found {len(unknown)} tensors that the model has no '
-                           f'place for (such as {unknown[0]!r}); expected those of the same size '
-                           'and choices; choose the preset and options that they were made for.')
-    if lacking := sorted(expected.keys() - found.keys()):
-        raise RgbxSegError(f'{what}: {len(lacking)} tensors are missing (such as what we '
-                           f'call {lacking[0]!r}); expected a file that holds them all; choose '
-                           'the preset and options that it was made for.')
-    filled = {}
-    for name, tensor in expected.items():
-        value = found[name]
-        if name.endswith('.halve.weight') and value.ndim == 2:
-            value = value[:, :, None, None]  # a linear layer there, a 1x1 convolution here
-        if value.shape != tensor.shape:
-            raise RgbxSegError(f'{what}: {name} has shape {tuple(value.shape)}, expected '
-                               f'{tuple(tensor.shape)}; choose the preset and the number of '
-                               'classes that they were made for.')
-        filled[name] = value.to(tensor.dtype) if tensor.dtype != torch.int64 else value
-    return filled
+    return fill_classes(model, 'class_embeddings', state)
 
 
 PARTS: dict[str, Part] = {
