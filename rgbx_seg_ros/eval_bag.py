@@ -30,7 +30,7 @@ from rgbx_seg_ros.eval_merge import merged_rows
 from rgbx_seg_ros.eval_pass import check_alike, names_of
 from rgbx_seg_ros.eval_progress import Progress
 from rgbx_seg_ros.eval_result import BagResult, load_result
-from rgbx_seg_ros.eval_settings import EvalSettings, node_settings
+from rgbx_seg_ros.eval_settings import EvalSettings, classes_given, node_settings
 from rgbx_seg_ros.eval_summary import summarize
 from rgbx_seg_ros.eval_tasks import (
     BAGS,
@@ -47,7 +47,7 @@ from rgbx_seg_ros.eval_tasks import (
     read_key,
     replace_files,
 )
-from rgbx_seg_ros.manifest import PRECISIONS, load_bundle
+from rgbx_seg_ros.manifest import PRECISIONS
 
 MOST_NOTES = 5  # that the command prints
 MAX_JOBS = 256
@@ -80,6 +80,9 @@ def _parser() -> Arguments:
         "default: the bundle's")
     add('--backend', choices=('auto', *BACKENDS), help='default: as the parameters say, or auto')
     add('--precision', choices=('auto', *PRECISIONS), help='likewise')
+    add('--classes', default='', metavar='NAMES | FILE', help='classes to find, with commas '
+        'between them, or a file of them (docs/classes.md); labels keep the ids of the bundle and '
+        'are compared by name')
     add('--ablate-every', type=int, default=10, metavar='N', help='run every Nth pair without '
         'the aux image too, 0: none (default %(default)s)')
     add('--limit', type=int, default=0, metavar='N', help='pairs of each bag (default: all)')
@@ -109,6 +112,7 @@ def _settings(args: Namespace, given: dict[str, Any]) -> EvalSettings:
                            'at most.')
     given |= {name: value for name, value in (('backend', args.backend),
                                               ('precision', args.precision)) if value}
+    given |= classes_given(args.classes) if args.classes else {}
     for path, what in ((args.labels, 'folder'), (args.palette, 'file')):
         if path is not None and not (path.is_dir() if what == 'folder' else path.is_file()):
             raise RgbxSegError(f'{path}: no such {what}; check the path.')
@@ -125,8 +129,9 @@ def _settings(args: Namespace, given: dict[str, Any]) -> EvalSettings:
         registration = replace(pipeline.registration, file=file.resolve())
         settings = replace(settings, pair=replace(
             settings.pair, pipeline=replace(pipeline, registration=registration)))
-    if settings.engine_file is not None:
-        settings = replace(settings, engine_file=settings.engine_file.resolve())
+    for name in ('engine_file', 'classes_file'):
+        if (file := getattr(settings, name)) is not None:
+            settings = replace(settings, **{name: file.resolve()})
     return settings
 
 
@@ -151,7 +156,7 @@ def _split(given: Sequence[str]) -> tuple[list[Path], dict[str, Any]]:
 def _check_bundles(settings: EvalSettings) -> str:
     """Return the modality of the bundles; RgbxSegError unless they can be judged alike."""
     names_of(settings.bundles)
-    manifests = [load_bundle(bundle) for bundle in settings.bundles]
+    manifests = [settings.manifest_of(bundle) for bundle in settings.bundles]
     check_alike(manifests)
     return manifests[0].modality
 

@@ -39,6 +39,7 @@ PNG_COLOR = (2, 6)  # color types of RGB and RGBA
 RAW_IDS = ('mono8', 'mono16', '8UC1', '16UC1')
 RAW_COLORS = ('rgb8', 'bgr8', 'rgba8', 'bgra8')  # 8UC3 names no order of its channels
 MAX_YAML_BYTES = 1 << 20
+MOST_NAMES = 8  # of classes in a sentence
 LEAST_DIGITS = 3  # of a fraction of a second; fewer fit several frames
 HEX_COLOR = re.compile('#([0-9a-fA-F]{6})')
 NAMES = '<nanoseconds>.png, <seconds>.<fraction>.png or <seconds>_<nanoseconds>.png'
@@ -67,7 +68,7 @@ class Decoder:
 
         """
         self._classes = tuple(classes)
-        found = self._classes if found is None else tuple(found)
+        self._found = found = self._classes if found is None else tuple(found)
         self._turned: Image | None = None  # id of a label -> id of a mask, if they differ
         if [(info.id, info.name) for info in found] != [
                 (info.id, info.name) for info in self._classes]:
@@ -78,7 +79,7 @@ class Decoder:
         self._known = np.zeros(256, np.uint8)
         self._known[[info.id for info in self._classes] + [UNLABELED]] = 1
         if palette is not None:
-            self._set_colors(self._of_palette(palette, found))
+            self._set_colors(self._of_palette(palette))
 
     def of_message(self, message: Any, where: str) -> Image:
         """Return the ids of an Image or CompressedImage; `where` names it in an RgbxSegError."""
@@ -127,13 +128,34 @@ class Decoder:
                 '(unlabeled); choose a bundle of these classes, or label anew.')
         return picture if self._turned is None else cv2.LUT(picture, self._turned)
 
-    def _of_palette(self, palette: Path, found: tuple[ClassInfo, ...]) -> dict[int, int]:
+    def notes(self) -> list[str]:
+        """Return sentences on classes that only labels have, or only masks."""
+        if self._turned is None:
+            return []
+        labeled = {info.name for info in self._classes}
+        if self._palette is not None:
+            labeled |= {info.name for info in self._found if info.id in self._ids}
+        masked = {info.name for info in self._found}
+        new = [info.name for info in self._found if info.name not in labeled]
+        lost = [info.name for info in self._classes if info.name not in masked]
+        notes = []
+        if new:
+            notes.append(f'the labels have no {_listed(new)}, which the masks are told to find: '
+                         'wherever they do, it counts as wrong; leave it out, or name its color '
+                         'in a palette (--palette).')
+        if lost:
+            notes.append(f'the labels have {_listed(lost)}, which the masks are not told to find: '
+                         'these pixels are not scored.')
+        return notes
+
+    def _of_palette(self, palette: Path) -> dict[int, int]:
         """Return the ids of masks by packed color; a palette may name classes of either kind."""
         if self._turned is None:
             return load_palette(palette, self._classes)
         ids = {info.name: int(self._turned[info.id]) for info in self._classes}
         names = {info.id: ids[info.name] for info in self._classes}
-        return load_palette(palette, (), {**ids, **names, **{one.name: one.id for one in found}})
+        return load_palette(palette, (), {**ids, **names,
+                                          **{one.name: one.id for one in self._found}})
 
     def _of_colors(self, picture: Image, where: str) -> Image:
         if self._keys is None:
@@ -157,6 +179,12 @@ class Decoder:
     def _set_colors(self, colors: Mapping[int, int]) -> None:
         self._ids = np.array([colors[key] for key in sorted(colors)], np.uint8)
         self._keys = np.array(sorted(colors), np.uint32)  # last: other threads look for them
+
+
+def _listed(names: list[str]) -> str:
+    """Return names as part of a sentence, the first of them if they are many."""
+    more = f' and {len(names) - MOST_NAMES} more' if len(names) > MOST_NAMES else ''
+    return ', '.join(names[:MOST_NAMES]) + more
 
 
 def _by_name(classes: Iterable[ClassInfo], found: Iterable[ClassInfo]) -> Image:

@@ -96,7 +96,8 @@ class Evaluator:
 
         """
         began = time.perf_counter()
-        source = open_source(bag, self.settings, self.segmenters[0].manifest)
+        first = self.segmenters[0]
+        source = open_source(bag, self.settings, first.manifest, first.exported.classes)
         run = _Run(self, source, bag, folder)
         run(done)
         if not run.pairs:
@@ -264,4 +265,5 @@ def _describe(name: str, segmenter: Segmenter) -> dict[str, Any]:
     return {'name': name, 'model': manifest.name, 'family': manifest.family,
             'modality': manifest.modality, 'sha256': manifest.onnx_sha256,
             'backend': engine.backend, 'backend_version': engine.version, 'device': engine.device,
-            'precision': engine.precision, 'width': manifest.width, 'height': manifest.height}
+            'precision': engine.precision, 'width': manifest.width, 'height': manifest.height,
+            **({'classes_sha256': segmenter.classes_sha256} if manifest.vocabulary else {})}

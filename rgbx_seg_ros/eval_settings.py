@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.class_choice import BANK_SUFFIX, YAML_SUFFIXES, find_classes
 from rgbx_seg_ros.engine import Options, Size
+from rgbx_seg_ros.manifest import Manifest, load_bundle
 from rgbx_seg_ros.parameters import PARAMETERS, PairSettings, Settings, check, read
 
 MAX_YAML_BYTES = 1 << 20
@@ -34,6 +36,8 @@ class EvalSettings:
     alpha: float = 0.6  # overlay.alpha
     rgb_size: Size | None = None  # engine.rgb_size, (H, W)
     engine_file: Path | None = None
+    classes: tuple[str, ...] = ()  # to find; (): as classes_file or the bundle says
+    classes_file: Path | None = None
     warmup: int = 2  # inferences before the first pair
     rgb_topic: str = ''  # '': told from the names
     aux_topic: str = ''
@@ -50,7 +54,20 @@ class EvalSettings:
     def for_bundle(self, bundle: Path) -> Settings:
         """Return what the node would run this bundle by."""
         return Settings(bundle, self.backend, self.warmup, (self.pair,), self.precision,
-                        Options(self.rgb_size, self.engine_file))
+                        Options(self.rgb_size, self.engine_file), self.classes, self.classes_file)
+
+    def manifest_of(self, bundle: Path) -> Manifest:
+        """Return the manifest of a bundle with the classes that it is to find."""
+        manifest = load_bundle(bundle)
+        choice = find_classes(bundle, manifest, self.classes, self.classes_file)
+        return manifest if choice is None else replace(manifest, classes=choice.classes)
+
+
+def classes_given(text: str) -> dict[str, Any]:
+    """Return the parameters of the node that `--classes` stands for: of names, or of a file."""
+    if Path(text).suffix.lower() in (*YAML_SUFFIXES, BANK_SUFFIX):
+        return {'classes': [''], 'classes_file': text}
+    return {'classes': [name.strip() for name in text.split(',')]}
 
 
 def node_settings(file: Path | None, given: Mapping[str, Any], pair: str = '') -> dict[str, Any]:
@@ -82,6 +99,7 @@ def node_settings(file: Path | None, given: Mapping[str, Any], pair: str = '') -
 
     return {'pair': chosen, 'backend': settings.backend, 'precision': settings.precision,
             'rgb_size': settings.options.rgb_size, 'engine_file': settings.options.engine_file,
+            'classes': settings.classes, 'classes_file': settings.classes_file,
             'warmup': settings.warmup, 'threshold': value('confidence.threshold'),
             'smoothing_s': value('mask.smoothing'), 'scene_every': value('scene.every'),
             'alpha': value('overlay.alpha')}

@@ -9,7 +9,7 @@ is polled in between as the node polls it. So nothing depends on a clock, and no
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from rgbx_seg_ros.eval_labels import Decoder, FolderLabels, TopicLabels
 from rgbx_seg_ros.eval_settings import EvalSettings
 from rgbx_seg_ros.eval_sync import SyncReport
 from rgbx_seg_ros.images import ImageError
-from rgbx_seg_ros.manifest import Manifest
+from rgbx_seg_ros.manifest import ClassInfo, Manifest
 from rgbx_seg_ros.registration import Registration
 from rgbx_seg_ros.sync import STREAMS, Pair
 
@@ -42,21 +42,26 @@ DECODERS = 3  # threads; OpenCV decodes beside Python, and a GPU waits for one a
 MAX_WAITING_BYTES = 1 << 28  # of images that wait for their labels, and of labels for their images
 
 
-def open_source(bag: Path, settings: EvalSettings, manifest: Manifest) -> BagSource:
+def open_source(bag: Path, settings: EvalSettings, manifest: Manifest,
+                labeled: Sequence[ClassInfo] | None = None) -> BagSource:
     """Return the pairs of a bag, to be iterated once.
+
+    The ids in labels are of the classes `labeled`, by default those of `manifest`, whose ids they
+    become.
 
     Raises:
         RgbxSegError: the bag cannot be read, its topics cannot be told, or it lacks what the
             registration needs; iterating raises it as well, for what shows later.
 
     """
-    return BagSource(bag, settings, manifest)
+    return BagSource(bag, settings, manifest, labeled)
 
 
 class BagSource:
     """Iterates the pairs of a bag, reading on the thread that asks and decoding on others."""
 
-    def __init__(self, bag: Path, settings: EvalSettings, manifest: Manifest) -> None:
+    def __init__(self, bag: Path, settings: EvalSettings, manifest: Manifest,
+                 labeled: Sequence[ClassInfo] | None = None) -> None:
         """Find the topics and what the registration needs; raises RgbxSegError."""
         self.bag = bag
         kinds = Kinds(bag)
@@ -65,12 +70,15 @@ class BagSource:
         self.notes: list[str] = []  # what the reader of the report should know
         self._pair_settings = settings.pair
         self.calibration = Calibration(bag, kinds, self.topics, settings.pair, manifest.modality)
-        decoder = Decoder(manifest.classes, settings.palette)
+        decoder = Decoder(manifest.classes if labeled is None else labeled, settings.palette,
+                          manifest.classes)
         self._labels: FolderLabels | TopicLabels | None = None
         if settings.labels is not None:
             self._labels = FolderLabels(settings.labels, decoder)
         elif self.topics.label:
             self._labels = TopicLabels(self.topics.label, kinds.count(self.topics.label), decoder)
+        if self._labels is not None:
+            self.notes += decoder.notes()
         self._restart()
 
     def _restart(self) -> None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from dataclasses import replace
@@ -148,6 +149,14 @@ class Segmenter:
             raise
         self.classes_version += self._choice is not None
         self.manifest, self._choice = manifest, choice
+
+    @property
+    def classes_sha256(self) -> str:
+        """Return the SHA-256 of the chosen classes and their embeddings; '' if none were chosen."""
+        if self._choice is None:
+            return ''
+        told = repr(self._choice.classes).encode() + self._choice.rows.tobytes()
+        return hashlib.sha256(told).hexdigest()
 
     def warm_up(self, runs: int) -> float:
         """Run `runs` black pairs; return the milliseconds of the last one."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bags import START_NS, frame, write_bag
-from bundles import CLASSES, manifest, tiny_onnx, write_tiny_bundle
+from bundles import CLASSES, manifest, tiny_bank, tiny_onnx, write_tiny_bundle
 from results import bag_result, confusion
 
 from rgbx_seg_ros import RgbxSegError
@@ -35,6 +35,7 @@ from rgbx_seg_ros.eval_tasks import (
     replace_files,
 )
 from rgbx_seg_ros.manifest import ClassInfo, save_bundle
+from rgbx_seg_ros.vocabulary import save_bank
 
 QUICK = ('--no-video', '--pictures', '0', '--backend', 'onnxruntime')
 FILES = {'index.html', 'report.json', 'frames.csv', 'bags', '.lock'}
@@ -377,3 +378,39 @@ def test_progress_tells_lines_where_there_is_no_terminal(capsys, monkeypatch):
     assert [line.split(',')[0] for line in lines] == ['10 of 50 pairs', '15 of 50 pairs',
                                                       '25 of 50 pairs']
     assert all(line.endswith('s left') for line in lines)
+
+
+def test_other_classes_are_evaluated_against_labels_by_name(run, made, tmp_path, capsys):
+    bundle = write_tiny_bundle(made / 'open', vocabulary=4)
+    assert run('--force', bags=('one',), bundle='open')[0] == 0
+    plain = load_result(tmp_path / 'out/bags/one')
+    code, out, _ = run('--classes', 'person, car,dog', bags=('one',), bundle='open')
+    result = load_result(tmp_path / 'out/bags/one')
+    assert code == 0 and [info.name for info in result.classes] == ['person', 'car', 'dog']
+    # Of the tiny model's classes, unlabeled has become one that no name of these stands for; dog is
+    # twice a person, so masks say dog where they said person.
+    old, new = plain.totals[0].confusion, result.totals[0].confusion
+    assert new[1].tolist() == [old[1, 0], old[1, 1], old[1, 2]]
+    assert new[1].any() or new[0].any()
+    assert new[0].tolist() == [old[2, 0], old[2, 1], old[2, 2]] and not new[2].any()
+    assert 'the labels have no dog, which the masks are told to find' in out
+    assert 'the labels have unlabeled, which the masks are not told to find' in out
+    # The same once more is kept; another bank under the same name is not.
+    (tmp_path / 'f.yaml').write_text('classes: [{name: human, class: person}]\nbank: own.npz\n')
+    for scale, kept in ((1, False), (1, True), (2, False)):
+        bank = tiny_bank()
+        save_bank(tmp_path / 'own.npz', replace(bank, embeddings=scale * bank.embeddings))
+        code, _, err = run('--classes', tmp_path / 'f.yaml', bags=('one',), bundle='open')
+        assert code == 0 and ('one: done already' in err) == kept
+    assert bundle.is_dir()
+
+
+@pytest.mark.parametrize('bundle, names, told', [
+    ('open', 'car,cat', "class 'cat' is not among the 6 names of the bank"),
+    ('open', 'car,,dog', 'parameter classes is'), ('open', '/nowhere.yaml', 'no such file'),
+    ('open', 'car,car', 'asked for twice'), ('bundle', 'car', 'the 3 classes of tiny are fixed')])
+def test_classes_that_cannot_be_found_are_refused_before_anything_runs(
+        run, made, tmp_path, bundle, names, told):
+    write_tiny_bundle(made / 'open', vocabulary=4)
+    code, _, err = run('--classes', names, bundle=bundle)
+    assert code == 1 and told in err and err.count('\n') == 1 and not (tmp_path / 'out').exists()

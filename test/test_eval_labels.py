@@ -194,3 +194,37 @@ def test_labels_of_a_topic_wait_within_bounds():
     assert labels.is_over
     with pytest.raises(RgbxSegError, match=r'the label on /gt at 0\.000000040 s holds the id 9'):
         labels.take(40)()
+
+
+OTHERS = (ClassInfo(0, 'person', (9, 9, 9)), ClassInfo(1, 'drone', (8, 8, 8)),
+          ClassInfo(2, 'unlabeled', (7, 7, 7)))
+
+
+def test_ids_of_labels_become_those_of_the_same_names_where_masks_have_other_classes():
+    by_hand = np.array([2, 255, 0, 255], np.uint8)  # unlabeled, car, person, none
+    decoder = Decoder(CLASSES, found=OTHERS)
+    wanted = by_hand[np.where(IDS == 255, 3, IDS)]
+    np.testing.assert_array_equal(decoder.of_message(raw(IDS, 'mono8'), 'x'), wanted)
+    ids = np.where(IDS == 255, 1, IDS)
+    np.testing.assert_array_equal(
+        decoder.of_message(raw(painted(ids), 'rgb8'), 'x'), by_hand[ids])
+    with pytest.raises(RgbxSegError, match='holds the id 7'):  # ids are still those of the bundle
+        decoder.of_message(raw(np.full((2, 2), 7, np.uint8), 'mono8'), 'x')
+    new, lost = decoder.notes()
+    assert new.startswith('the labels have no drone, which the masks are told to find')
+    assert lost.startswith('the labels have car, which the masks are not told to find')
+    assert Decoder(CLASSES).notes() == Decoder(CLASSES, found=CLASSES).notes() == []
+
+
+def test_a_palette_may_name_what_only_the_masks_have(tmp_path):
+    (tmp_path / 'p.yaml').write_text('drone: [1, 2, 3]\ncar: [4, 5, 6]\n2: [7, 7, 8]\n'
+                                     'unlabeled: [0, 0, 0]\n')
+    decoder = Decoder(CLASSES, tmp_path / 'p.yaml', OTHERS)
+    picture = np.array([[[1, 2, 3], [4, 5, 6], [7, 7, 8], [0, 0, 0]]], np.uint8)
+    assert decoder.of_message(raw(picture, 'rgb8'), 'x').tolist() == [[1, 255, 0, 2]]
+    assert len(decoder.notes()) == 1 and 'have car' in decoder.notes()[0]
+
+
+def test_many_names_in_a_note_are_cut_short():
+    many = tuple(ClassInfo(n, f'n{n}', (n, 0, 0)) for n in range(200))
+    assert 'n0, n1, n2, n3, n4, n5, n6, n7 and 192 more' in Decoder(CLASSES, found=many).notes()[0]
