@@ -82,7 +82,7 @@ def find_classes(bundle: Path, manifest: Manifest, names: Sequence[str] = (),
     if not wanted:
         return Choice(manifest.classes,
                       choose(bank, [info.name for info in manifest.classes])[1])
-    return Choice(*choose(bank, wanted))
+    return Choice(*choose(bank, wanted, str(file or 'FILE.yaml')))
 
 
 def _colored(bank: Bank, classes: Sequence[ClassInfo]) -> Bank:

@@ -15,6 +15,7 @@ import io
 import math
 import os
 import re
+import shlex
 import tempfile
 import zipfile
 import zlib
@@ -91,10 +92,12 @@ class Wanted(NamedTuple):
     description: str = ''  # what the text model must have read of it; '': anything
 
 
-def choose(bank: Bank, names: Sequence[str | Wanted]) -> tuple[tuple[ClassInfo, ...], Rows]:
+def choose(bank: Bank, names: Sequence[str | Wanted], file: str = 'FILE.yaml'
+           ) -> tuple[tuple[ClassInfo, ...], Rows]:
     """Return the classes of ids 0..N-1, in the order of `names`, and their rows float32 (N, D).
 
     A color that is taken already, for one bank may know a thousand names, becomes a free one.
+    `file` is what refusals call the list that descriptions come from.
 
     Raises:
         RgbxSegError: no names, one of them twice or not in the bank, or more than ids go to.
@@ -111,14 +114,14 @@ def choose(bank: Bank, names: Sequence[str | Wanted]) -> tuple[tuple[ClassInfo, 
                                'remove one of them.')
         asked.add(item.name)
     places = {name: row for row, name in enumerate(bank.names)}
-    rows = [_row(bank, places, item) for item in wanted]
+    rows = [_row(bank, places, item, file) for item in wanted]
     colors = _colors(wanted, bank.colors[rows])
     classes = tuple(ClassInfo(id, item.name, color)
                     for id, (item, color) in enumerate(zip(wanted, colors, strict=True)))
     return classes, bank.embeddings[rows]
 
 
-def _row(bank: Bank, places: dict[str, int], item: Wanted) -> int:
+def _row(bank: Bank, places: dict[str, int], item: Wanted, file: str) -> int:
     """Return the row of one class; an own description is looked for in all texts."""
     name = item.of or item.name
     row = places.get(name)
@@ -129,13 +132,20 @@ def _row(bank: Bank, places: dict[str, int], item: Wanted) -> int:
             if not item.of and _is_told(item.description, text):
                 return other
         raise RgbxSegError(f'the description of class {item.name!r} is not in the bank, and the '
-                           'robot has no text model; expected a text of the bank: make one of this '
-                           'file with `rgbx_embed_classes --bank`, or leave the description out.')
+                           'robot has no text model; expected a text of the bank: leave it out, or '
+                           f'make a bank elsewhere by {_command(shlex.quote(file), file)}.')
     if row is None:
-        raise RgbxSegError(f'class {name[:MAX_NAME]!r} is not among the {len(bank.names)} names of '
-                           f'the bank; {_hint(name, bank.names)}: choose one of the bank, or '
-                           'embed it with `rgbx_embed_classes --bank`.')
+        name = name[:MAX_NAME]
+        raise RgbxSegError(f'class {name!r} is not among the {len(bank.names)} names of the bank; '
+                           f'{_hint(name, bank.names)}: choose one of the bank, or make another '
+                           f'one elsewhere by {_command(f"--names {shlex.quote(name)}")}.')
     return row
+
+
+def _command(classes: str, file: str = 'FILE.yaml') -> str:
+    """Return the command that embeds classes; MODEL is the text model of the bundle's training."""
+    bank = shlex.quote(str(Path(file).with_suffix('.npz')))
+    return f'`rgbx_embed_classes {classes} --bank {bank} --model MODEL`'
 
 
 def _is_told(description: str, text: str) -> bool:

@@ -122,6 +122,18 @@ def test_a_file_that_lists_no_classes_is_refused_in_a_sentence(made, tmp_path, t
     assert '\n' not in str(caught.value) and len(str(caught.value)) < 600
 
 
+def test_a_description_that_no_bank_has_is_refused_with_the_command_that_makes_one(made, tmp_path):
+    file = written(tmp_path, 'classes: [{name: dog, description: a dog with a blue collar}]')
+    command = f'`rgbx_embed_classes {file} --bank {tmp_path / "f.npz"} --model MODEL`'
+    with pytest.raises(RgbxSegError, match='of class \'dog\' is not in the bank') as caught:
+        find(made, (), file)
+    assert command in str(caught.value)
+    # What that command makes, by a text model that takes it for a car, is then found.
+    save_bank(tmp_path / 'f.npz', bank(['dog'], rows('car'), ['a dog with a blue collar']))
+    choice = find(made, (), written(tmp_path, file.read_text() + '\nbank: f.npz'))
+    np.testing.assert_array_equal(choice.rows, rows('car'))
+
+
 def test_a_file_of_another_kind_is_refused_by_its_name(tmp_path):
     with pytest.raises(RgbxSegError, match=r'expected one that ends in .yaml, .yml'):
         read_file(tmp_path / 'classes.txt')
