@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,7 +35,7 @@ from rgbx_seg_train.config import Config, Source
 from rgbx_seg_train.config_file import load_config
 from rgbx_seg_train.data.sample import CorruptImage, Image, Samples
 from rgbx_seg_train.data.sources import open_all
-from rgbx_seg_train.hub import parse_hub_id
+from rgbx_seg_train.hub import load_pretrained
 
 PROMPT = 'Describe the image at a high level in 20 words.'  # the paper's
 BATCH = 8  # images
@@ -54,20 +53,10 @@ def load_describer(where: str, prompt: str) -> Describe:
         RgbxSegError: not on this machine, or no model that makes texts of images.
 
     """
-    name, options = _local(where)
-    try:
-        processor = AutoProcessor.from_pretrained(name, **options, local_files_only=True)
-        model = AutoModelForImageTextToText.from_pretrained(
-            name, **options, local_files_only=True).eval()
-    except Exception as error:  # its readers have errors of their own
-        text = re.sub(r'https?://\S+', '', str(error))
-        reason = ' '.join(text.split())[:100] or type(error).__name__
-        remedy = (f'where there is a network, run `hf download {name} --revision '
-                  f'{options["revision"]}`, or name a folder' if options else 'copy it again')
-        raise RgbxSegError(f'model {where}: cannot be loaded from this machine ({reason}); '
-                           f'expected one that makes texts of images; {remedy}.') from None
+    processor, model = load_pretrained(where, 'one that makes texts of images', AutoProcessor,
+                                       AutoModelForImageTextToText)
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    model.to(device)
+    model.eval().to(device)
 
     @torch.inference_mode()
     def describe(images: Sequence[Image]) -> Sequence[str]:
@@ -80,18 +69,6 @@ def load_describer(where: str, prompt: str) -> Describe:
         return [clean(text).removeprefix(prompt).strip() for text in texts]
 
     return describe
-
-
-def _local(where: str) -> tuple[str, dict[str, str]]:
-    """Return a folder or repository as `from_pretrained` takes it, with its revision."""
-    path = Path(os.path.expanduser(where))
-    if path.is_dir():
-        return str(path), {}
-    hub = parse_hub_id(where)
-    if hub is None:
-        raise RgbxSegError(f'model {where}: no such folder; expected one that transformers saved, '
-                           'or a hub repository as OWNER/NAME[@REVISION]; correct the path.')
-    return hub.repo, {'revision': hub.revision}
 
 
 def _inputs(processor: Any, images: Sequence[Image], prompt: str) -> Any:

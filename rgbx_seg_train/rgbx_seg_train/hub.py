@@ -7,10 +7,11 @@ Without a network one sentence says, at once, which file is wanted and how to fe
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import (
     get_hf_file_metadata,
@@ -161,3 +162,35 @@ class HubSearch:
 
 def _snapshots(path: str) -> Path:
     return next(parent for parent in Path(path).parents if parent.name == 'snapshots')
+
+
+def load_pretrained(where: str, expected: str, *classes: Any) -> tuple[Any, ...]:
+    """Return what `from_pretrained` of each class makes of a folder, or of the hub's cache.
+
+    Raises:
+        RgbxSegError: not on this machine, or not what is expected.
+
+    """
+    name, options = _on_this_machine(where)
+    try:
+        return tuple(each.from_pretrained(name, **options, local_files_only=True)
+                     for each in classes)
+    except Exception as error:  # its readers have errors of their own
+        text = re.sub(r'https?://\S+', '', str(error))
+        reason = ' '.join(text.split())[:100] or type(error).__name__
+        remedy = (f'where there is a network, run `hf download {name} --revision '
+                  f'{options["revision"]}`, or name a folder' if options else 'copy it again')
+        raise RgbxSegError(f'model {where}: cannot be loaded from this machine ({reason}); '
+                           f'expected {expected}; {remedy}.') from None
+
+
+def _on_this_machine(where: str) -> tuple[str, dict[str, str]]:
+    """Return a folder or repository as `from_pretrained` takes it, with its revision."""
+    path = Path(os.path.expanduser(where))
+    if path.is_dir():
+        return str(path), {}
+    hub = parse_hub_id(where)
+    if hub is None:
+        raise RgbxSegError(f'model {where}: no such folder; expected one that transformers saved, '
+                           'or a hub repository as OWNER/NAME[@REVISION]; correct the path.')
+    return hub.repo, {'revision': hub.revision}

@@ -20,7 +20,6 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from rgbx_seg_ros import RgbxSegError
@@ -32,7 +31,6 @@ ATTRIBUTES = ('color', 'shape', 'texture')
 NAME, SYNONYM = '{}', ', '  # in a template, between the words of a class
 MAX_BYTES, MAX_CHARACTERS = 1 << 24, 400  # of a bank, of a text in it
 MAX_TOKENS = 77  # that CLIP reads
-NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Description(NamedTuple):
@@ -109,20 +107,20 @@ def class_texts(classes: Sequence[ClassInfo], settings: TextConfig) -> tuple[tup
     return name_texts([info.name for info in classes], settings)
 
 
-def name_texts(names: Sequence[str], settings: TextConfig,
-               own: Mapping[str, Description] = NONE) -> tuple[tuple[str, ...], ...]:
-    """Return the sentences of each class by its name; `own` descriptions win over the bank's."""
+def name_texts(names: Sequence[str], settings: TextConfig) -> tuple[tuple[str, ...], ...]:
+    """Return the sentences of each class by its name."""
     if NAME not in settings.template:
         raise RgbxSegError(f'text.template {settings.template!r} has no {NAME}; expected a text '
                            f'with {NAME} where the name of the class goes, such as "a photo of a '
                            f'{NAME}".')
     if settings.mode == 'template':
         return tuple((_shown(name, settings),) for name in names)
-    bank = Descriptions.of(own).over(load_descriptions(settings.bank))
-    return tuple((_text(name, bank.find(name), settings),) for name in names)
+    bank = load_descriptions(settings.bank)
+    return tuple((described(name, bank.find(name), settings),) for name in names)
 
 
-def _text(name: str, told: Description, settings: TextConfig) -> str:
+def described(name: str, told: Description, settings: TextConfig) -> str:
+    """Return what a mode tells of a class, the template's excepted; RgbxSegError if it cannot."""
     if settings.mode == 'full' and told.full:
         return told.full
     parts = told[:3] if settings.mode == 'full' else (getattr(told, settings.mode),)

@@ -1,11 +1,12 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""`rgbx_embed_classes CLASSES OUT.safetensors`: what a text model makes of the names of classes.
+"""`rgbx_embed_classes`: what a text model makes of the names of classes.
 
 SHIFNet reads them (arXiv 2503.02581: LanguageBind's, one per class; the wording of its prompts is
 not told, ours is the bare name, "Traffic Light"). A text model is asked once and offline: the file
 holds the unit rows (N, D) and, in its header, the exact strings, the template and the model with
 its revision or hash. Whoever reads it compares the classes with those in the header.
+With --bank it writes what a robot chooses classes from instead; see `class_bank`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,14 +25,16 @@ from torch import Tensor
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.manifest import ClassInfo
-from rgbx_seg_train.config_file import load_config
+from rgbx_seg_train.class_names import fixed_classes, read_classes
+from rgbx_seg_train.config import PROMPTS
 from rgbx_seg_train.data.labels import CLASS_SETS
+from rgbx_seg_train.data.open_sets import OPEN_SETS
+from rgbx_seg_train.prompts import NAME, plain_name
 from rgbx_seg_train.text_tower import load_text_tower
 
 MODEL = 'LanguageBind/LanguageBind_Image'  # SHIFNet's
 OTHER = 'openai/clip-vit-large-patch14'  # of the same width
 HEADER, TENSOR = 'rgbx_seg_classes', 'class_embeddings'
-NAME = '{}'  # in a template
 
 
 class Embedded(NamedTuple):
@@ -48,8 +52,7 @@ def class_strings(classes: Sequence[ClassInfo], template: str = NAME) -> tuple[s
     if NAME not in template:
         raise RgbxSegError(f'template {template!r} has no {NAME}; expected a text with {NAME} '
                            'where the name of the class goes, such as "a photo of a {}".')
-    return tuple(template.replace(NAME, ' '.join(info.name.split('_')).title())
-                 for info in classes)
+    return tuple(template.replace(NAME, plain_name(info.name).title()) for info in classes)
 
 
 def embed_classes(classes: Sequence[ClassInfo], out: Path, model: str = MODEL,
@@ -143,36 +146,69 @@ def tells_classes(where: str) -> Embedded | None:
         return None
 
 
-def _classes(text: str) -> tuple[ClassInfo, ...]:
-    if text in CLASS_SETS:
-        return CLASS_SETS[text]
-    if Path(text).suffix in ('.yaml', '.yml'):
-        return load_config(Path(text)).data.class_infos
-    raise RgbxSegError(f'classes {text!r}: unknown; expected one of {", ".join(CLASS_SETS)}, or a '
-                       'configuration (.yaml) with the classes.')
-
-
 def _parser() -> Arguments:
     parser = Arguments(prog='rgbx_embed_classes',
-                       description='Embed the names of classes by a text model, for SHIFNet.')
-    parser.add_argument('classes', metavar='CLASSES',
-                        help=f'{", ".join(CLASS_SETS)}, or a configuration (.yaml)')
-    parser.add_argument('out', type=Path, metavar='OUT.safetensors', help='the file to write')
+                       usage='%(prog)s CLASSES OUT.safetensors [--model WHERE] [--template TEXT]\n'
+                             '       %(prog)s CLASSES... --bank OUT.npz [--names NAME...] '
+                             '[--model WHERE]\n'
+                             '           [--mode MODE] [--template TEXT] '
+                             '[--descriptions BANK.json]',
+                       description='Embed classes by a text model: those of a training of SHIFNet, '
+                                   'or a bank from which a robot chooses at run time.')
+    parser.add_argument('words', nargs='*', default=[], metavar='CLASSES',
+                        help=f'{", ".join(CLASS_SETS)}, or a configuration (.yaml); for a bank '
+                             f'also {", ".join(OPEN_SETS)}, or a file (.yaml) that lists classes, '
+                             'and several of them')
     parser.add_argument('--model', default=MODEL, metavar='WHERE',
                         help='folder, or OWNER/NAME[@REVISION] of the hub, of a text tower of '
-                        f"CLIP's shape; {MODEL} if not given, {OTHER} has the same width")
-    parser.add_argument('--template', default=NAME, metavar='TEXT',
-                        help='with {} where the name goes; the bare name if not given')
+                        f"CLIP's shape; {MODEL} if not given, {OTHER} has the same width; for a "
+                        'bank also a checkpoint of LMSeg, which has its own')
+    parser.add_argument('--template', metavar='TEXT',
+                        help='with {} where the name goes; if not given, the bare name, or what '
+                             'the checkpoint was trained with')
+    bank = parser.add_argument_group('for a bank')
+    bank.add_argument('--bank', type=Path, metavar='OUT.npz', help='the file to write')
+    bank.add_argument('--names', nargs='+', default=[], metavar='NAME', help='further classes')
+    bank.add_argument('--mode', choices=PROMPTS,
+                      help='what is told of each class: template, its name; full, how it looks; or '
+                           'an attribute of that; if not given, the name, or what the checkpoint '
+                           'was trained with')
+    bank.add_argument('--descriptions', metavar='BANK.json',
+                      help='of rgbx_describe_classes, over those of this package')
     return parser
+
+
+def _embed_bank(args: Any) -> None:
+    from rgbx_seg_train.class_bank import load_text_model, make_bank, write_bank
+
+    if args.bank.suffix != '.npz':
+        raise RgbxSegError(f'{args.bank}: expected a name that ends in .npz.')
+    classes = read_classes(args.words, args.names)
+    model = load_text_model(args.model)
+    changes = {'mode': args.mode, 'template': args.template, 'bank': args.descriptions}
+    settings = replace(model.settings, **{key: value for key, value in changes.items()
+                                          if value is not None})
+    bank = make_bank(classes, model, settings)
+    write_bank(args.bank, bank)
+    for name, text in zip(bank.names, bank.texts, strict=True):
+        print(f'{name}: {text}')
+    print(f'{args.bank}: {len(bank.names)} classes by {args.model} ({model.origin})')
 
 
 def _main() -> None:
     args = _parser().parse_args()
-    classes = _classes(args.classes)
-    header = embed_classes(classes, args.out, args.model, args.template)
+    if args.bank is not None:
+        _embed_bank(args)
+        return
+    if len(args.words) != 2 or args.names or args.mode or args.descriptions:
+        raise RgbxSegError(f'found {len(args.words)} arguments and no --bank; expected CLASSES and '
+                           'OUT.safetensors for a training, or --bank OUT.npz for a robot; '
+                           '--names, --mode and --descriptions are for a bank.')
+    classes, out = fixed_classes(args.words[0]), Path(args.words[1])
+    header = embed_classes(classes, out, args.model, args.template or NAME)
     for info, string in zip(classes, header.strings, strict=True):
         print(f'{info.id:4}  {string}')
-    print(f'{args.out}: by {header.model} ({header.origin})')
+    print(f'{out}: by {header.model} ({header.origin})')
 
 
 def main() -> int:

@@ -19,7 +19,6 @@ from rgbx_seg_train.data.open_sets import BACKGROUND_FROM, OPEN_SETS, open_set, 
 from rgbx_seg_train.prompts import (
     ATTRIBUTES,
     MAX_TOKENS,
-    Description,
     class_texts,
     load_descriptions,
     most_tokens,
@@ -109,8 +108,6 @@ def test_an_own_bank_goes_over_the_packages(tmp_path):
     assert texts[2] == name_texts(['bus'], TextConfig())[0]
     with pytest.raises(RgbxSegError, match="'car': its description tells no color"):
         name_texts(['car'], TextConfig(bank=path, mode='shape'))
-    mine = {'puddle': Description('green', 'round', 'slimy')}
-    assert 'slimy' in name_texts(['Puddle'], settings, mine)[0][0]
 
 
 @pytest.mark.parametrize(('content', 'complaint'), [
