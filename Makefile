@@ -32,12 +32,17 @@ INSTALLED_NAMES := $(sort $(shell find config launch rgbx_seg_ros sample -type f
 STAND_INS := vision_msgs tf2_msgs
 BUILT_FILES := CMakeLists.txt package.xml setup.cfg $(wildcard msg/*.msg) $(shell find $(STAND_INS:%=test/%) -type f)
 
-.PHONY: help demo eval test test-gpu lint docs fuzz cycles soak sample wheels release ros clean FORCE
+.PHONY: help demo classes-demo eval test test-gpu lint docs fuzz cycles soak sample wheels release ros clean FORCE
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(ROS)/.built  ## play BAG through the node with BUNDLE, write a report to OUT
 	@$(IN_ROS) python -m demo --bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)' $(ARGS)
+
+classes-demo: OUT = out/classes
+classes-demo: THEN = --then 'unlabeled,person' --then persn --then 'unlabeled,car,bike,person'
+classes-demo: $(ROS)/.built  ## change the classes while BAG plays, with a BUNDLE that lets them be chosen
+	@$(IN_ROS) python -m demo.classes --bag '$(BAG)' --bundle '$(BUNDLE)' --out '$(OUT)' $(or $(ARGS),$(THEN))
 
 eval: OUT = out/eval
 eval: $(ROS)/.built  ## evaluate BAG with BUNDLE, without ROS or playing, and write a report to OUT

@@ -35,6 +35,7 @@ class Recorder:
         self.counts: Counter[str] = Counter()
         self.stats: list[SegmentationStats] = []
         self.info: SegmentationInfo | None = None
+        self.infos: dict[int, SegmentationInfo] = {}  # by the version of their classes
         self.fault = ''  # why the node cannot start
         self.received: dict[str, int] = {}  # by the node, last told in diagnostics
         self.drops: dict[str, int] = {}
@@ -88,7 +89,7 @@ class Recorder:
 
     def _on_info(self, message: SegmentationInfo) -> None:
         self.counts['info'] += 1
-        self.info = message
+        self.info = self.infos[message.classes_version] = message
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         values: dict[str, str] = {}

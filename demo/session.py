@@ -7,6 +7,8 @@ from __future__ import annotations
 import secrets
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -28,6 +30,15 @@ DRAIN_S = 60.0
 LOOK_AHEAD_BYTES = 512 << 20  # a short bag is ready as a whole before it plays
 
 
+# What else is to happen while the bag plays: node, recorder, the segmenting node's name -> scope.
+Beside = Callable[[Any, Recorder, str], AbstractContextManager[Any]]
+
+
+def nothing(node: Any, recorder: Recorder, name: str) -> AbstractContextManager[Any]:
+    """Return an empty scope: the bag plays, and that is all."""
+    return nullcontext()
+
+
 class Session(NamedTuple):
     """What came of playing a bag."""
 
@@ -43,21 +54,22 @@ class NotShownError(RgbxSegError):
 
 
 def record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate: float,
-           log: Path, spool: BinaryIO) -> Session:
+           log: Path, spool: BinaryIO, beside: Beside = nothing) -> Session:
     """Play the bag through a node of its own; its pictures go to `spool`, its words to `log`.
 
-    A middleware that does not show the node gets a second chance, in another domain.
+    The scope that `beside` returns is open while the bag plays. A middleware that does not show the
+    node gets a second chance, in another domain.
     """
     try:
-        return _record(timeline, bundle, modality, backend, rate, log, spool)
+        return _record(timeline, bundle, modality, backend, rate, log, spool, beside)
     except NotShownError as error:
         print(f'demo: {error} Once more.', file=sys.stderr)
         set_private_middleware()
-        return _record(timeline, bundle, modality, backend, rate, log, spool)
+        return _record(timeline, bundle, modality, backend, rate, log, spool, beside)
 
 
 def _record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate: float,
-            log: Path, spool: BinaryIO) -> Session:
+            log: Path, spool: BinaryIO, beside: Beside) -> Session:
     # The player shall not wait 5 ms for the interpreter whenever the recorder has it.
     sys.setswitchinterval(0.0005)
     with open_node('rgbx_seg_demo') as node:
@@ -71,7 +83,8 @@ def _record(timeline: Timeline, bundle: Path, modality: str, backend: str, rate:
         try:
             with NodeProcess(ros_arguments(bundle, backend, rate, space, inputs), log) as process:
                 _wait_until_active(process, node, player, recorder)
-                clock = player.play()
+                with beside(node, recorder, f'{space}/segment'):
+                    clock = player.play()
                 _drain(process, recorder)
                 exit_code = process.stop()
         finally:
