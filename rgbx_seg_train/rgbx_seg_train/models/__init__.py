@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train.models import master, sartm, segrgbx, shifnet
+from rgbx_seg_train.models import lmseg, master, sartm, segrgbx, shifnet
 from rgbx_seg_train.models.family import NONE, Family
 from rgbx_seg_train.models.options import override_fields
 
@@ -47,6 +47,9 @@ FAMILIES: dict[str, Family] = {
     'master': Family(master.MASTERConfig, master.PRESETS, master.MASTER, master.PARTS,
                      master.PRETRAINED, master.PUBLISHED, size=(480, 640), n_classes=9,
                      features='to_decoder.0'),
+    'lmseg': Family(lmseg.LMSegConfig, lmseg.PRESETS, lmseg.LMSeg, lmseg.PARTS,
+                    lmseg.PRETRAINED, lmseg.PUBLISHED, size=(384, 384), n_classes=171,
+                    features='fusion'),
 }
 
 
