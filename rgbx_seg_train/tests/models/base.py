@@ -296,7 +296,8 @@ class FamilyTester:
         if not merged.scene_width:
             return
         scene = merged.embed(rgb, aux)
-        assert [s.shape for s in scene] == [(2, merged.scene_width)] * 2
+        tensors = getattr(merged, 'scene_tensors', ('s_rgb', 's_aux'))
+        assert [s.shape for s in scene] == [(2, merged.scene_width)] * len(tensors)
         assert merged(rgb, aux, *scene).equal(merged(rgb, aux))
         assert not merged(rgb, aux, *merged.embed(*fake_pair(2, seed=1))).equal(merged(rgb, aux))
 

@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from rgbx_seg_ros.manifest import MODALITIES
@@ -61,6 +60,12 @@ PRESETS: dict[str, MASTERConfig] = {
             prompt=PromptOptions(system='', tokenizer=BYTES)),
         decoder=DecoderConfig(dim=96, heads=3, hidden=256),
     ),
+    # published weights of other sizes behind the same words; nobody trained MASTER on them
+    'small': MASTERConfig(
+        vision=VisionConfig(hidden=768, layers=12, heads=12, image_size=224, patch_size=16),
+        language=LanguageOptions(width=768, layers=12, heads=12, hidden=3072, vocabulary=32000)),
+    'base': MASTERConfig(
+        language=LanguageOptions(width=2048, layers=24, heads=16, hidden=5504, vocabulary=32000)),
     'full': _FULL,
 }
 

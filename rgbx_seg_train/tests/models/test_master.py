@@ -1,0 +1,46 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""MASTER: what every family must hold, from scratch and around what is frozen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from base import FamilyTester, Pinned
+
+from rgbx_seg_train.models.master import PRESETS, MASTERConfig
+from rgbx_seg_train.models.master.decoder import DecoderConfig
+from rgbx_seg_train.models.master.language import LanguageOptions
+from rgbx_seg_train.models.master.prompt import BYTES, PromptOptions
+from rgbx_seg_train.models.master.vision import VisionConfig
+
+TRAINED = (r'language\.codebook', r'language\.llm\..+\.lora_[AB]\..+', r'to_language\..+',
+           r'head\..+', r'to_decoder\..+', r'decoder\..+')
+FROZEN = MASTERConfig(  # a square, two layers of CLIP, MLPs of each class, dropout in LoRA
+    vision=VisionConfig(hidden=24, layers=3, heads=2, image_size=42, patch_size=14,
+                        features=(-1, -2)),
+    language=LanguageOptions(
+        width=24, layers=2, heads=2, hidden=40, vocabulary=258, lora_rank=2, codes=2,
+        lora_dropout=0.2, mask='bidirectional',
+        prompt=PromptOptions(kind='generic', system='', tokenizer=BYTES)),
+    decoder=DecoderConfig(dim=16, depth=1, heads=2, hidden=24, own_mlps=True),
+)
+
+
+class TestTiny(FamilyTester):
+    family = 'master'
+    config = PRESETS['tiny']
+    export_config = replace(PRESETS['tiny'],
+                            vision=replace(PRESETS['tiny'].vision, layers=2),
+                            language=replace(PRESETS['tiny'].language, layers=1),
+                            decoder=replace(PRESETS['tiny'].decoder, depth=1))
+    trainable = ('.*',)
+    pinned = Pinned('cfe9867e54c7', (-0.23085, -0.51419, -0.00338, -0.40223, -0.31762, 0.22735))
+
+
+class TestFrozen(FamilyTester):
+    family = 'master'
+    config = FROZEN
+    export_config = None
+    trainable = TRAINED
+    pinned = Pinned('8f0e93c52422', (-0.01228, 0.08898, -0.0434, 0.07397, 0.04215, -0.07674))
