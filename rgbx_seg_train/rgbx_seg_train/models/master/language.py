@@ -19,11 +19,13 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, LlamaConfig, LlamaModel
 
 from rgbx_seg_ros import RgbxSegError
@@ -180,22 +182,21 @@ class Language(nn.Module):
         Also where it is causal: `transformers`' own mask asks for values, which tensors on the meta
         device do not have.
         """
-        places = torch.arange(sequence.shape[1], device=sequence.device)
-        hidden = places[:, None] < places
+        seen = torch.arange(sequence.shape[1], device=sequence.device)
+        asking = seen[:, None]
+        hidden = asking < seen
         if self.options.mask == 'bidirectional':
-            hidden = hidden & (places < sequence.shape[1] - self.n_codes)
+            hidden = hidden & (asking < sequence.shape[1] - self.n_codes)
         return hidden.to(sequence.dtype)[None, None] * torch.finfo(sequence.dtype).min
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         """Compute the activations of each layer again in the backward pass, or keep them."""
-        llama = self._llama()
-        if on:
-            llama.gradient_checkpointing_enable({'use_reentrant': False})
-        else:
-            llama.gradient_checkpointing_disable()
+        for layer in self._layers():
+            layer.gradient_checkpointing = on
+            layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
 
-    def _llama(self) -> LlamaModel:
-        return self.llm if isinstance(self.llm, LlamaModel) else self.llm.get_base_model()
+    def _layers(self) -> nn.ModuleList:
+        return getattr(self.llm, 'base_model', self.llm).layers
 
     def train(self, mode: bool = True) -> Language:
         """Set the mode of all but what is frozen, which stays in eval mode."""
