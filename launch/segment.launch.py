@@ -29,7 +29,7 @@ TRANSPORTS = ['', 'raw', 'compressed']
 # Argument -> parameter of the node that it sets, if given.
 PARAMETERS = {'bundle': 'bundle', 'backend': 'backend', 'precision': 'precision',
               'rgb_transport': 'rgb.transport', 'thermal_transport': 'aux.transport',
-              'label_transport': 'score.transport'}
+              'label_transport': 'score.transport', 'classes_file': 'classes_file'}
 BUILDER = 'rgbx_build_engine'
 
 ARGUMENTS = (
@@ -45,6 +45,14 @@ ARGUMENTS = (
         'precision', default_value='',
         description='number format of the engine (auto, fp32, fp16, bf16, int8); empty: what '
         'params_file says'),
+    DeclareLaunchArgument(
+        'classes', default_value='',
+        description='names of the classes to find, with commas between them, for a bundle that lets '
+        'them be chosen; empty: what params_file says'),
+    DeclareLaunchArgument(
+        'classes_file', default_value='',
+        description='YAML file of classes, or bank of rgbx_embed_classes; empty: what params_file '
+        'says'),
     DeclareLaunchArgument(
         'build_only', default_value='false', choices=BOOLEANS,
         description='build the engine of bundle for backend and precision instead of starting the '
@@ -146,6 +154,8 @@ def segment_node(args):
     """Return the node; what is given on the command line wins over the file of parameters."""
     given = given_parameters(args)
     given = {name: ParameterValue(value, value_type=str) for name, value in given.items()}
+    if args['classes']:
+        given['classes'] = [name.strip() for name in args['classes'].split(',')]
     labels = camera('label', args['label_topic'])[:2] if args['label_topic'] else []
     if labels:
         given['score.labels'] = True

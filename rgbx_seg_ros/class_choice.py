@@ -78,7 +78,7 @@ def find_classes(bundle: Path, manifest: Manifest, names: Sequence[str] = (),
     if len(wanted) > vocabulary.most:
         raise RgbxSegError(f'{len(wanted)} classes were asked for; expected at most '
                            f'{vocabulary.most}, what {manifest.name} was exported for: name fewer, '
-                           'or export it with a larger export.open_classes.')
+                           'or export it with more export.most_classes.')
     if not wanted:
         return Choice(manifest.classes,
                       choose(bank, [info.name for info in manifest.classes])[1])

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SEGMENT_ARGUMENTS = {
     'bundle', 'backend', 'rgb_topic', 'thermal_topic', 'params_file', 'namespace', 'use_sim_time',
     'use_rviz', 'log_level', 'rgb_transport', 'thermal_transport', 'precision', 'build_only',
-    'label_topic', 'label_transport', 'fixed_frame',
+    'label_topic', 'label_transport', 'fixed_frame', 'classes', 'classes_file',
 }
 REPLAY_ARGUMENTS = {'bag', 'rate', 'clock', 'ready_topic', 'delay', 'loop', 'start_paused',
                     'rgb_topic', 'thermal_topic', 'aux_topic'}
