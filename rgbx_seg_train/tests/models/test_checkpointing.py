@@ -13,16 +13,22 @@ from base import N_CLASSES, fake_pair, fill
 from torch import Tensor, nn
 
 from rgbx_seg_train.models import FAMILIES, find_family
+from rgbx_seg_train.models.master import PRESETS as MASTER
 from rgbx_seg_train.models.segrgbx import PRESETS as SEGRGBX
 from rgbx_seg_train.models.shifnet import PRESETS as SHIFNET
 
 TINY = replace(SEGRGBX['tiny'], drop_path=0.3, head_dropout=0.1)  # drops at random, CLIP learns
+MASTER_TINY = MASTER['tiny']
 CONFIGS = {
     'segrgbx': TINY,
     'segrgbx, its CLIP frozen': replace(TINY, clip=replace(TINY.clip, frozen=True)),
     'segrgbx without CLIP': replace(TINY, clip=None),
     'shifnet': replace(SHIFNET['micro'], dropout=0.1),
     'shifnet, its trunk frozen': replace(SHIFNET['micro'], dropout=0.1, frozen=True),
+    'master': MASTER_TINY,
+    'master, its CLIP and its language model frozen': replace(
+        MASTER_TINY, vision=replace(MASTER_TINY.vision, frozen=True),
+        language=replace(MASTER_TINY.language, frozen=True, lora_dropout=0.1)),
 }
 
 
@@ -77,7 +83,7 @@ def test_checkpointing_changes_memory_alone(name: str) -> None:
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_every_family_can_switch_it_off_again(family: str) -> None:
-    config = {'segrgbx': TINY, 'shifnet': SHIFNET['micro']}[family]
+    config = CONFIGS[family]
     model = fill(find_family(family).build(config, N_CLASSES)).eval()
     pair = fake_pair(1, 64, 96)
     with torch.inference_mode():
