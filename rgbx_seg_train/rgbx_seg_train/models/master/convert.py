@@ -56,14 +56,17 @@ def convert_language(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str,
 
 
 def convert_llava(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take tower and language model of LLaVA-1.5, and its projector for every modality."""
+    """Take tower and language model of LLaVA-1.5, and its projector for every modality.
+
+    A model that reads its language model from a folder (`language.weights`) needs the rest alone.
+    """
     parts = (_VISION, _PROJECTOR, _LANGUAGE)
     vision, projector, language = (
         {name: value for name, value in state.items() if pattern.match(name)} for pattern in parts)
     _refuse_unknown(state.keys() - vision.keys() - projector.keys() - language.keys())
-    return (convert_clip(model, vision)
-            | _fill(model, _projector_names(model), _part(projector, _PROJECTOR), 'LLaVA projector')
-            | convert_language(model, language))
+    filled = convert_clip(model, vision) | _fill(
+        model, _projector_names(model), _part(projector, _PROJECTOR), 'LLaVA projector')
+    return filled if model.config.language.weights else filled | convert_language(model, language)
 
 
 def _tower_names(model: nn.Module) -> _Names:
@@ -73,14 +76,13 @@ def _tower_names(model: nn.Module) -> _Names:
 
 def _llama_names(model: nn.Module) -> _Names:
     """Return LLaMA's names -> ours, which peft has put its own words into."""
-    names = [name for name in model.state_dict()
-             if name.startswith(_LLM) and '.lora_' not in name]
-    if not names:
+    if model.config.language.weights:
         raise RgbxSegError('LLaMA weights: language.weights names the folder that they are read '
                            'from, expected none for a conversion; leave the option or the part '
                            'out.')
     return {re.sub(r'^base_model\.model\.', '', name.removeprefix(_LLM))
-            .replace('.base_layer.', '.'): (name,) for name in names}
+            .replace('.base_layer.', '.'): (name,) for name in model.state_dict()
+            if name.startswith(_LLM) and '.lora_' not in name}
 
 
 def _projector_names(model: nn.Module) -> _Names:
