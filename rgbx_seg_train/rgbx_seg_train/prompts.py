@@ -72,8 +72,9 @@ class Descriptions(NamedTuple):
         near = nearest(name, self.names)
         hint = f', such as {" or ".join(map(repr, near))}' if near else ''
         raise RgbxSegError(f'class {name!r}: nothing describes it; expected a class of the bank'
-                           f'{hint}; describe it by `rgbx_describe_classes` and name the file as '
-                           'text.bank, or set text.mode=template.')
+                           f'{hint}; have it described by `rgbx_describe_classes` (text.bank or '
+                           '--descriptions), or tell its name alone (text.mode=template or --mode '
+                           'template).')
 
 
 def plain_name(name: str) -> str:
