@@ -25,8 +25,8 @@ from fake_tensorrt_tables import ENUMS, GENERATIONS, NUMPY, OLDEST_DRIVER, PRESE
 CLASSES = (
     build.ILogger, build.Logger, build.IHostMemory, build.IProgressMonitor, build.ITensor,
     build.INetworkDefinition, build.ParserError, build.OnnxParser, build.ITimingCache,
-    build.IBuilderConfig, build.Builder, run.Runtime, run.ICudaEngine, run.IRuntimeCache,
-    run.IRuntimeConfig, run.IExecutionContext)
+    build.IOptimizationProfile, build.IBuilderConfig, build.Builder, run.Runtime,
+    run.ICudaEngine, run.IRuntimeCache, run.IRuntimeConfig, run.IExecutionContext)
 
 
 class World:

@@ -50,7 +50,8 @@ class ITensor:
     def __init__(self, value):
         kind = value.type.tensor_type
         self.name = value.name
-        self.shape = tuple(size.dim_value for size in kind.shape.dim)
+        self.shape = tuple(size.dim_value if size.HasField('dim_value') else -1
+                           for size in kind.shape.dim)
         onnx_type = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
         self.dtype = next((self.world.module.DataType[name] for name, dtype in NUMPY.items()
                            if dtype == onnx_type), None)
@@ -153,6 +154,21 @@ class ITimingCache:
         return True
 
 
+class IOptimizationProfile:
+    def __init__(self):
+        self._shapes = {}
+
+    def set_shape(self, input, min, opt, max):  # noqa: A002: the names of the library
+        shapes = [tuple(shape) for shape in (min, opt, max)]
+        if len({len(shape) for shape in shapes}) > 1 or any(
+                not low <= usual <= high for low, usual, high in zip(*shapes, strict=True)):
+            raise ValueError('Shape provided for min is inconsistent with other shapes.')
+        self._shapes[input] = shapes
+
+    def get_shape(self, input):  # noqa: A002
+        return self._shapes.get(input, [])
+
+
 class IBuilderConfig:
     settable = ('progress_monitor', 'builder_optimization_level', 'hardware_compatibility_level',
                 'profiling_verbosity', 'int8_calibrator', 'num_compute_capabilities',
@@ -161,12 +177,19 @@ class IBuilderConfig:
     def __init__(self):
         self.progress_monitor, self.builder_optimization_level = None, 3
         self._pools, self._flags, self._capabilities, self._timing = {}, set(), {}, None
+        self._profiles = []
 
     def set_memory_pool_limit(self, pool, pool_size):
         self._pools[pool] = pool_size
 
     def get_memory_pool_limit(self, pool):
         return self._pools.get(pool, 8 << 30)
+
+    def add_optimization_profile(self, profile):
+        if self.world.fails('add_optimization_profile'):
+            return -1
+        self._profiles.append(profile)
+        return len(self._profiles) - 1
 
     def set_flag(self, flag):
         self._flags.add(flag)
@@ -206,6 +229,9 @@ class Builder:
     def create_network(self, flags=0):
         return self.world.module.INetworkDefinition(flags)
 
+    def create_optimization_profile(self):
+        return self.world.module.IOptimizationProfile()
+
     def create_builder_config(self):
         return self.world.module.IBuilderConfig()
 
@@ -221,12 +247,19 @@ class Builder:
                                                      .STRONGLY_TYPED):
             world.error(self._logger, 'the network is not strongly typed')
             return None
+        inputs = map(network.get_input, range(network.num_inputs))
+        free = {one.name for one in inputs if -1 in one.shape}
+        shapes = config._profiles[0]._shapes if config._profiles else {}
+        if not free <= shapes.keys():
+            world.error(self._logger, 'Error Code 4: API Usage Error (Network has dynamic or shape '
+                        'inputs, but no optimization profile has been defined.)')
+            return None
         if not self._work(config.progress_monitor) or (not world.is_rtx and world.gpu() is None):
             return None
         if config._timing is not None and not world.is_rtx:
             config._timing._blob += hashlib.sha256(network._raw).digest()
         world.built += 1
-        return module.IHostMemory(self._header(network._raw, config) + network._raw)
+        return module.IHostMemory(self._header(network._raw, config, shapes) + network._raw)
 
     def _work(self, monitor):
         """Take its time, in steps that a monitor hears of; return False if that cancels."""
@@ -240,9 +273,10 @@ class Builder:
             monitor.phase_finish('Building engine')
         return True
 
-    def _header(self, model, config):
+    def _header(self, model, config, shapes):
         world = self.world
-        target = {'version': world.version, 'sha256': hashlib.sha256(model).hexdigest()}
+        target = {'version': world.version, 'sha256': hashlib.sha256(model).hexdigest(),
+                  'shapes': shapes}
         if world.is_rtx:
             target['capabilities'] = sorted(config._capabilities.values()) or [80, 86, 89, 120]
         else:

@@ -63,14 +63,18 @@ class Runtime:
                         f' ({reasons.get(found, "the checksum is wrong")})')
             return None
         address = world.allocate(self._logger, max(len(model), 1))
-        return world.module.ICudaEngine(self, model, address) if address else None
+        shapes = {name: [tuple(shape) for shape in own] for name, own in target['shapes'].items()}
+        return world.module.ICudaEngine(self, model, address, shapes) if address else None
 
 
 class ICudaEngine:
-    def __init__(self, runtime, model, address):
+    def __init__(self, runtime, model, address, profile):
+        self._profile = profile
         self._runtime, self._logger, self._address = runtime, runtime._logger, address
         self._session = self.world.session(model)
-        self._tensors = {one.name: (TYPES[one.type], tuple(one.shape)) for one in
+        self._tensors = {one.name: (TYPES[one.type],
+                                    tuple(n if isinstance(n, int) else -1 for n in one.shape))
+                         for one in
                          (*self._session.get_inputs(), *self._session.get_outputs())}
         self.world.alive.add(self)
 
@@ -92,6 +96,9 @@ class ICudaEngine:
 
     def get_tensor_shape(self, name):
         return self._tensors[name][1]
+
+    def get_tensor_profile_shape(self, name, profile_index):
+        return self._profile.get(name, [self._tensors[name][1]] * 3)
 
     def create_runtime_config(self):
         return self.world.module.IRuntimeConfig()
@@ -145,6 +152,7 @@ class IExecutionContext:
     def __init__(self, engine, config, address):
         self.engine, self._config, self._memory = engine, config, address
         self._addresses, self._numbers, self._has_run = {}, {}, False
+        self._shapes = {}  # of the inputs whose shape is free
         self.world.graph_strategies.append(getattr(config, 'cuda_graph_strategy', None))
         self.world.alive.add(self)
 
@@ -159,7 +167,21 @@ class IExecutionContext:
         return self._addresses.get(name, 0)
 
     def set_input_shape(self, name, shape):
-        return tuple(shape) == self.engine._tensors[name][1]
+        shape, own = tuple(shape), self.engine._tensors[name][1]
+        if self.world.fails('set_input_shape', self.engine._logger):
+            return False
+        if -1 not in own:
+            return shape == own
+        low, _, high = self.engine._profile[name]
+        if len(shape) != len(own) or any(not least <= n <= most for least, n, most in
+                                         zip(low, shape, high, strict=True)):
+            self.world.error(self.engine._logger, 'Error Code 3: API Usage Error (Set dimension '
+                             f'{list(shape)} for tensor {name} does not satisfy any optimization '
+                             'profiles.)')
+            return False
+        self._has_run &= self._shapes.get(name) == shape  # what follows is set up anew at a run
+        self._shapes[name] = shape
+        return True
 
     def is_stream_capturable(self, stream):
         return False
@@ -171,15 +193,19 @@ class IExecutionContext:
         if self._addresses.keys() != self.engine._tensors.keys():
             world.error(logger, 'Error Code 3: API Usage Error (a tensor has no address)')
             return False
+        tensors = {name: (dtype, self._shapes.get(name, shape))
+                   for name, (dtype, shape) in self.engine._tensors.items()}
+        if any(-1 in shape for _, shape in tensors.values()):
+            world.error(logger, 'Error Code 3: API Usage Error (an input shape is not specified)')
+            return False
         if world.driver.fake_is_capturing(stream) and (world.is_rtx or not self._has_run):
             world.driver.fake_break_capture(stream)  # lazy initialization is no part of a graph
             world.error(logger, 'Error Code 1: Cuda Runtime (cudaError 900)')
             return False
-        key = tuple(self._addresses.items())
+        key = tuple(self._addresses.items()), tuple(self._shapes.items())
         if key not in self._numbers:
             self._numbers[key] = world.number()
-            world.kernels[self._numbers[key]] = (self.engine._session, dict(key),
-                                                 self.engine._tensors)
+            world.kernels[self._numbers[key]] = (self.engine._session, dict(key[0]), tensors)
         code = world.driver.fake_enqueue_kernel(stream, world.callback,
                                                 ctypes.c_uint64(self._numbers[key]))
         self._has_run = True

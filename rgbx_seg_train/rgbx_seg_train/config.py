@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.manifest import MAX_SCENE_EVERY, MODALITIES, ClassInfo
+from rgbx_seg_ros.manifest import MAX_SCENE_EVERY, MODALITIES, UNLABELED, ClassInfo
 from rgbx_seg_train.config_augment import AugmentConfig
 from rgbx_seg_train.config_pretrain import PretrainConfig
 from rgbx_seg_train.config_sources import (
@@ -185,6 +185,9 @@ class ExportConfig:
     # 0 = one graph; k = two, of which the robot runs the scene's for every kth pair
     scene_every: int = number(0, 0, MAX_SCENE_EVERY)
     checkpoint: bool = False  # put the weights into the bundle too, for backend torch
+    # bank of rgbx_embed_classes: the robot may choose classes from it; empty = they are fixed
+    open_classes: str = ''
+    most_classes: int = number(UNLABELED, 1, UNLABELED)  # that it may choose at a time
     training_data: str = 'not stated'
     data_license: str = 'not stated'
     model_license: str = 'Apache-2.0'

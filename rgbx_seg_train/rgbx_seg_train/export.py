@@ -37,10 +37,11 @@ from rgbx_seg_ros.manifest import (
 )
 from rgbx_seg_train import export_graph
 from rgbx_seg_train.checkpoint import load_model, manifest_of, save_checkpoint
-from rgbx_seg_train.config import Config, DataConfig
+from rgbx_seg_train.config import Config, DataConfig, ExportConfig, LossConfig
 from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.data.sources import modality_of, open_source
+from rgbx_seg_train.export_classes import class_notes, open_to
 from rgbx_seg_train.export_phases import Phases
 from rgbx_seg_train.export_report import Report, camera_notes, tell
 from rgbx_seg_train.export_scores import Measured, measure, read_scores
@@ -96,6 +97,8 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
         with phases('load'):
             graph, config, manifest = _load(checkpoint, overrides, place / CHECKPOINT_FILE)
             manifest = replace(manifest, scores=dict(scores))
+            notes = (*camera_notes(config, manifest.modality),
+                     *class_notes(graph, manifest, config.export))
             samples = _parity_samples(config, manifest)
             opened = _open(checks, config, manifest)
         nodes = _write(bundle, graph, manifest, config, phases)
@@ -116,7 +119,7 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
     return Report(manifest.name, manifest.family, config.model.preset,
                   sum(p.numel() for p in graph.parameters()), OPSET, config.export.scene_every,
                   halved, sizes, nodes, parity, phases.seconds, phases.peak_bytes, measured,
-                  forms, camera_notes(config, manifest.modality))
+                  forms, notes)
 
 
 def _load(checkpoint: Path, overrides: Sequence[str], weights: Path
@@ -132,7 +135,7 @@ def _load(checkpoint: Path, overrides: Sequence[str], weights: Path
             raise RgbxSegError(f'{checkpoint}: {name} holds values that are no numbers; expected '
                                'finite weights: train again from an earlier checkpoint.')
     config = parse_config(override(config_to_dict(loaded.config), overrides))
-    manifest = manifest_of(replace(loaded, config=config))
+    manifest = open_to(manifest_of(replace(loaded, config=config)), config.export)
     if config.export.checkpoint:
         save_checkpoint(weights, _public(config), loaded.n_classes, loaded.progress,
                         {'model': model.state_dict()})
@@ -146,8 +149,10 @@ def _load(checkpoint: Path, overrides: Sequence[str], weights: Path
     width = getattr(graph.merged, 'scene_width', 0)
     if not width:
         raise RgbxSegError(f'{checkpoint}: export.scene_every is {every}, but the model embeds no '
-                           'scene; expected 0: only SegRGB-X with MA-CLIP is made of two graphs.')
-    return graph, config, replace(manifest, scene=SceneGraph('', width, every))
+                           'scene; expected 0: only SegRGB-X with MA-CLIP and MASTER are made of '
+                           'two graphs.')
+    names = getattr(graph.merged, 'scene_tensors', SceneGraph.tensors)
+    return graph, config, replace(manifest, scene=SceneGraph('', width, every, names))
 
 
 def _open(checks: Checks, config: Config, manifest: Manifest) -> Opened:
@@ -187,7 +192,8 @@ def _public(config: Config) -> Config:
     """Return what of a configuration tells of the model, without the places of this machine."""
     data = replace(config.data, cache=DataConfig.cache, train=(), validate=(), test=())
     return Config(config.name, model=config.model, data=data, augment=config.augment,
-                  export=config.export)
+                  loss=LossConfig(criterion=config.loss.criterion),
+                  export=replace(config.export, open_classes=ExportConfig.open_classes))
 
 
 def _write(bundle: Path, graph: export_graph.BundleGraph, manifest: Manifest, config: Config,
@@ -206,7 +212,8 @@ def _write(bundle: Path, graph: export_graph.BundleGraph, manifest: Manifest, co
         del model
     weights = bundle.with_name(CHECKPOINT_FILE) if config.export.checkpoint else None
     with phases('write'):
-        save_bundle(bundle, files[MODEL_FILE], manifest, files.get(SCENE_FILE), weights)
+        bank = Path(config.export.open_classes) if manifest.vocabulary else None
+        save_bundle(bundle, files[MODEL_FILE], manifest, files.get(SCENE_FILE), weights, bank)
     return nodes
 
 

@@ -26,52 +26,55 @@ from rgbx_seg_train.preprocess import normalize
 class BundleGraph(nn.Module):
     """What `model.onnx` computes; see "The contract of a bundle" in the design."""
 
-    def __init__(self, merged: nn.Module, zero_aux: bool = False,
-                 chosen: Sequence[int] = ()) -> None:
+    def __init__(self, merged: nn.Module, zero_aux: bool = False, chosen: Sequence[int] = (),
+                 criterion: str = 'cross_entropy', reads_classes: bool = False) -> None:
         """Take a model of one modality, `forward(rgb, aux) -> logits (B, N, H, W)`.
 
         `chosen` are the channels of the logits that the bundle's ids 0, 1, 2 … stand for; all of
-        them if none is named.
+        them if none is named. By the `criterion` that the model was trained with logits are read;
+        see `losses.probabilities`. One that `reads_classes` is given their rows too.
         """
         super().__init__()
         self.merged, self.zero_aux = merged, zero_aux
+        self.criterion, self.reads_classes = criterion, reads_classes
         # Where classes are rows of one convolution the others need not be computed first.
         self.chosen = () if not chosen or _cut(merged, chosen) else tuple(chosen)
 
-    def forward(self, rgb: Tensor, aux: Tensor, s_rgb: Tensor | None = None,
-                s_aux: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, rgb: Tensor, aux: Tensor, *more: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return label and confidence uint8 (1, H, W), and logits (1, N, H, W).
 
-        rgb is uint8 (1, H, W, 3), aux (1, H, W, C); s_rgb and s_aux (1, scene_width) are what
-        `SceneGraph` returned, without which a model that wants them embeds the pair itself.
+        rgb is uint8 (1, H, W, 3), aux (1, H, W, C). `more` are what `SceneGraph` returned, each
+        (1, scene_width), without which a model that wants them embeds the pair itself, and last,
+        for a model that reads classes, their rows (N, text_width).
         """
-        scene = () if s_rgb is None else (s_rgb, s_aux)
-        logits = self.logits(*read_images(rgb, aux, self.zero_aux), *scene)
+        logits = self.logits(*read_images(rgb, aux, self.zero_aux), *more)
         best, label = logits.max(1)
-        # exp(max - logsumexp) is the softmax of the best class without the others'.
-        confidence = torch.exp(best - logits.logsumexp(1))
+        if self.criterion == 'binary':
+            confidence = best.sigmoid()
+        else:  # exp(max - logsumexp) is the softmax of the best class without the others'.
+            confidence = torch.exp(best - logits.logsumexp(1))
         # Through float: TensorRT 10.3 casts to uint8 only from floating point.
         label = label.float().to(torch.uint8)
         return label, (confidence * 255.0 + 0.5).to(torch.uint8), logits
 
     def logits(self, *inputs: Tensor) -> Tensor:
         """Return the logits (1, N, h, w) of images of any size that `read_images` returned."""
-        logits = self.merged(*inputs)
+        *inputs, classes = inputs if self.reads_classes else (*inputs, None)
+        logits = self.merged(*inputs) if classes is None else self.merged(*inputs, classes=classes)
         return logits[:, list(self.chosen)] if self.chosen else logits
 
 
 class SceneGraph(nn.Module):
-    """What `scene.onnx` computes: the embeddings of both images as wholes."""
+    """What `scene.onnx` computes: embeddings of both images as wholes."""
 
     def __init__(self, merged: nn.Module, zero_aux: bool = False) -> None:
         """Take a model of one modality with `embed(rgb, aux)`."""
         super().__init__()
         self.merged, self.zero_aux = merged, zero_aux
 
-    def forward(self, rgb: Tensor, aux: Tensor) -> tuple[Tensor, Tensor]:
-        """Return s_rgb and s_aux float (1, scene_width) of a pair as `BundleGraph` takes it."""
-        s_rgb, s_aux = self.merged.embed(*read_images(rgb, aux, self.zero_aux))
-        return s_rgb, s_aux
+    def forward(self, rgb: Tensor, aux: Tensor) -> tuple[Tensor, ...]:
+        """Return float (1, scene_width) each of a pair as `BundleGraph` takes it."""
+        return tuple(self.merged.embed(*read_images(rgb, aux, self.zero_aux)))
 
 
 def read_images(rgb: Tensor, aux: Tensor, zero_aux: bool) -> tuple[Tensor, Tensor]:
@@ -87,7 +90,8 @@ def bundle_graph(model: nn.Module, config: Config, manifest: Manifest,
     `n_classes` are those that the checkpoint says it has, if that is to be checked.
 
     Raises:
-        RgbxSegError: the model was not built for the manifest's modality, or lacks a class.
+        RgbxSegError: the model was not built for the manifest's modality, lacks a class, or reads
+            no classes where there is a vocabulary.
 
     """
     if n_classes and n_classes != len(config.data.class_infos):
@@ -99,8 +103,20 @@ def bundle_graph(model: nn.Module, config: Config, manifest: Manifest,
         raise RgbxSegError(f'the bundle is to be for RGB and {manifest.modality}, but the model '
                            f'was built for {", ".join(known)}; expected one of these; give '
                            f'export.modality={known[0]}, say.')
-    chosen = exported_channels(config)
-    return BundleGraph(model.merge(manifest.modality), config.data.zero_aux, chosen)
+    merged, criterion = model.merge(manifest.modality), config.loss.criterion
+    if manifest.vocabulary is None:
+        return BundleGraph(merged, config.data.zero_aux, exported_channels(config), criterion)
+    width = getattr(merged, 'text_width', 0)
+    if not width:
+        raise RgbxSegError(f'the bundle is to take its classes as an input, but {manifest.family} '
+                           'as it was trained reads none; expected a network that compares pixels '
+                           'with texts, such as SHIFNet with an HPD decoder or LMSeg; leave '
+                           'export.open_classes out.')
+    if width != manifest.vocabulary.width:
+        raise RgbxSegError(f'the embeddings of the bank have {manifest.vocabulary.width} numbers '
+                           f'each; expected {width}, as the model has them: make the bank with the '
+                           'text model that it was trained with.')
+    return BundleGraph(merged, config.data.zero_aux, (), criterion, reads_classes=True)
 
 
 def exported_channels(config: Config) -> tuple[int, ...]:

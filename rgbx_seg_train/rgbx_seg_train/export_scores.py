@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import Engine, open_engine
+from rgbx_seg_ros.engine import Engine, Model, open_engine
 from rgbx_seg_ros.manifest import Manifest, load_bundle
 from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.segmenter import Segmenter
@@ -74,7 +74,7 @@ def measure(graph: BundleGraph, bundle: Path, pairs: PairSet) -> Measured:
     manifest = load_bundle(bundle)
     engine, _ = open_engine(bundle, 'onnxruntime', 'fp32')
     return Measured(pairs.name, score(engine, manifest, pairs),
-                    score(TorchEngine(graph), manifest, pairs))
+                    score(TorchEngine(graph, model=Model(bundle, manifest)), manifest, pairs))
 
 
 def score(engine: Engine, manifest: Manifest, pairs: PairSet) -> Scores:

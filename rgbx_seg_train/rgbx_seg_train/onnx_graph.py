@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,7 +23,7 @@ from onnxscript import ir, optimizer
 from torch import nn
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import Graph
+from rgbx_seg_ros.engine import FREE, Graph
 from rgbx_seg_train.export_phases import Phases
 from rgbx_seg_train.onnx_passes import LOGITS, quicken
 
@@ -32,6 +33,7 @@ SMALLEST_HALVED = 256  # elements; halving the many small tensors would save not
 SMALLEST_HIDDEN = 1 << 14  # elements of a weight that slimming need not copy about
 BROADCASTING = ('Add', 'Div', 'Mul', 'Sub')
 DTYPES = {'uint8': torch.uint8, 'float32': torch.float32}
+FREE_NAME = 'n_classes'  # of an axis whose length is free
 
 
 def to_onnx(module: nn.Module, tensors: Graph, phases: Phases, fp16_weights: bool = False,
@@ -81,14 +83,14 @@ def folded(module: nn.Module) -> Iterator[None]:
 
 
 def _trace(module: nn.Module, tensors: Graph, outputs: list[str]) -> torch.onnx.ONNXProgram:
-    inputs = tuple(torch.zeros(*shape, dtype=DTYPES[dtype])  # type: ignore[arg-type]
-                   for dtype, shape in tensors.inputs.values())
+    inputs = example_inputs(tensors)
     for name in ('torch.onnx', 'onnxscript'):
         logging.getLogger(name).setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # torch warns of its own exporter's internals
         program = torch.onnx.export(module.eval(), inputs, None, dynamo=True, opset_version=OPSET,
                                     input_names=list(tensors.inputs), output_names=outputs,
+                                    dynamic_shapes=dynamic_shapes(tensors),
                                     verbose=False, optimize=False)
     assert program is not None
     # What of torch's own optimization has an effect here, in a hundredth of its time.
@@ -96,6 +98,25 @@ def _trace(module: nn.Module, tensors: Graph, outputs: list[str]) -> torch.onnx.
                              output_size_limit=MAX_BYTES)
     optimizer.remove_unused_nodes(program.model)
     return program
+
+
+def example_inputs(tensors: Graph) -> tuple[torch.Tensor, ...]:
+    """Return inputs to trace a module by: zeros, where a length is free ones of a usual one."""
+    sized = tensors.sized(max(2, tensors.usual))  # of a length 1 tracing would make a constant
+    inputs = {name: torch.zeros(*shape, dtype=DTYPES[dtype])  # type: ignore[arg-type]
+              for name, (dtype, shape) in sized.inputs.items()}
+    for name, (_, shape) in tensors.inputs.items():
+        if FREE in shape:
+            inputs[name].fill_(1)
+    return tuple(inputs.values())
+
+
+def dynamic_shapes(tensors: Graph) -> tuple[Any, ...] | None:
+    """Return what tracing is told of axes whose length is free, for `BundleGraph.forward`."""
+    shapes = [{axis: torch.export.Dim(FREE_NAME, min=1, max=tensors.most)
+               for axis, length in enumerate(shape) if length == FREE} or None
+              for _, shape in tensors.inputs.values()]
+    return (*shapes[:2], tuple(shapes[2:])) if any(shapes) else None
 
 
 def _hide_weights(model: ir.Model) -> dict[str, ir.TensorProtocol]:
@@ -160,7 +181,8 @@ def _restore_interface(model: onnx.ModelProto, tensors: Graph) -> None:
     model.graph.output.extend(outputs)
     del model.graph.input[:]
     model.graph.input.extend(
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
+                                      [FREE_NAME if n == FREE else n for n in shape])
         for name, (dtype, shape) in tensors.inputs.items())
 
 

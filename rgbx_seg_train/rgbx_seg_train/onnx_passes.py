@@ -18,7 +18,14 @@ from onnx import TensorProto, helper
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_ros.engine import OUTPUTS
-from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE, load_bundle, save_bundle
+from rgbx_seg_ros.manifest import (
+    BANK_FILE,
+    CHECKPOINT_FILE,
+    MODEL_FILE,
+    SCENE_FILE,
+    load_bundle,
+    save_bundle,
+)
 from rgbx_seg_train.graph_editor import Editor
 from rgbx_seg_train.onnx_layout import keep_channels_last
 from rgbx_seg_train.onnx_products import cut_weights, join_contexts, unwrap_products
@@ -44,16 +51,21 @@ def _answer_by_planes(editor: Editor) -> None:
 
     Runtimes reduce over channels several times slower than they compare two images, and
     OpenVINO's ArgMax is a sort. The first of equal classes still wins; exp(max - logsumexp) is
-    1 / sum(exp(logit - max)).
+    1 / sum(exp(logit - max)). Where the number of classes is free there are no planes to name, and
+    that alone is done.
     """
     arg = editor.only('ArgMax')
     if arg is None or not {arg.input[0], *OUTPUTS} <= editor.makers.keys():
         return
     logits = arg.input[0]
     _, classes, height, width = editor.shapes[logits]
-    editor.drop(editor.behind(logits))
+    behind = editor.behind(logits)
+    binary = any(node.op_type == 'Sigmoid' for node in behind)
+    editor.drop(behind)
     editor.rename(logits, LOGITS)
-    _Planes(editor, classes, (height, width)).write(_enlarge_by_products(editor))
+    apart = _enlarge_by_products(editor)
+    answer = _Planes(editor, classes, (height, width), binary)
+    answer.write(apart) if classes else answer.write_free()
 
 
 class _Planes:
@@ -62,8 +74,9 @@ class _Planes:
     By the names it is known that none of it bears less than fp32.
     """
 
-    def __init__(self, editor: Editor, classes: int, size: tuple[int, int]) -> None:
+    def __init__(self, editor: Editor, classes: int, size: tuple[int, int], binary: bool) -> None:
         self._editor, self._classes, self._size, self._count = editor, classes, size, 0
+        self._binary = binary  # the confidence is that of the best class by itself
 
     def write(self, apart: bool) -> None:
         """Write label and confidence; `apart`: the classes of the logits lie apart in memory."""
@@ -74,13 +87,28 @@ class _Planes:
             label = put('Where', put('Greater', plane, best), constant(np.float32(number)), label)
             best = put('Max', best, plane)
         total = ''
-        for plane in planes:
+        for plane in () if self._binary else planes:
             share = put('Exp', put('Sub', plane, best))
             total = put('Add', total, share) if total else share
-        rounded = put('Add', put('Div', constant(np.float32(255.0)), total),
-                      constant(np.float32(0.5)))
         if len(planes) == 1:
-            label = put('Mul', rounded, constant(np.float32(0.0)))
+            label = put('Mul', best, constant(np.float32(0.0)))
+        self._answer(label, best, total)
+
+    def write_free(self) -> None:
+        """Write label and confidence of any number of classes."""
+        put, axis = self._put, self._editor.integers([1])
+        best = put('ReduceMax', LOGITS, axis)
+        label = put('Cast', put('ArgMax', LOGITS, axis=1), to=TensorProto.FLOAT)
+        total = '' if self._binary else put(
+            'ReduceSum', put('Exp', put('Sub', LOGITS, best)), axis)
+        self._answer(label, best, total)
+
+    def _answer(self, label: str, best: str, total: str) -> None:
+        """Write the outputs; `total` is the sum of exp(logit - best) over all classes."""
+        put, constant = self._put, self._editor.constant
+        most = constant(np.float32(255.0))
+        share = put('Mul', put('Sigmoid', best), most) if self._binary else put('Div', most, total)
+        rounded = put('Add', share, constant(np.float32(0.5)))
         # Through float: TensorRT 10.3 casts to uint8 only from floating point.
         for name, image in zip(OUTPUTS, (label, rounded), strict=True):
             mask = put('Reshape', image, self._editor.integers([1, *self._size]))
@@ -99,9 +127,9 @@ class _Planes:
                                                    num_outputs=self._classes))
         return names
 
-    def _put(self, kind: str, *inputs: str) -> str:
+    def _put(self, kind: str, *inputs: str, **attributes: int) -> str:
         self._count += 1
-        return self._editor.put(kind, inputs, f'{LOGITS}_{self._count}')
+        return self._editor.put(kind, inputs, f'{LOGITS}_{self._count}', **attributes)
 
 
 def _enlarge_by_products(editor: Editor) -> bool:
@@ -152,7 +180,9 @@ def _main() -> None:
             model = onnx.load(bundle / name)
             quicken(model)
             files[name] = model.SerializeToString(deterministic=True)
-    save_bundle(bundle, files[MODEL_FILE], manifest, files.get(SCENE_FILE))
+    checkpoint = bundle / CHECKPOINT_FILE if manifest.checkpoint_sha256 else None
+    bank = bundle / BANK_FILE if manifest.vocabulary else None
+    save_bundle(bundle, files[MODEL_FILE], manifest, files.get(SCENE_FILE), checkpoint, bank)
 
 
 def main() -> int:

@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import INPUTS, Tensor, open_engine
-from rgbx_seg_ros.manifest import MODEL_FILE, Manifest, load_bundle
+from rgbx_seg_ros.engine import CLASSES, INPUTS, Model, Rows, Tensor, open_engine
+from rgbx_seg_ros.manifest import BANK_FILE, MODEL_FILE, Manifest, load_bundle
 from rgbx_seg_ros.segmenter import resize_to
+from rgbx_seg_ros.vocabulary import load_bank
 from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.export_graph import LOGITS, BundleGraph
 from rgbx_seg_train.onnx_graph import output_suffix
@@ -35,6 +36,7 @@ MOST_DIFFERENCE = 1e-3  # of logits, relative to the largest
 # the operations, or of float16 in the weights.
 TIE, TIE_HALVED = 1e-5, 1e-3
 NOISE_PAIRS = 2
+MORE_CLASSES = 7  # than the manifest names, where they may be exchanged
 Pair = tuple[Tensor, Tensor]  # rgb (1, H, W, 3) and aux (1, H, W, C), uint8
 Logits = NDArray[np.float32]
 
@@ -74,6 +76,10 @@ class Sums:
 
     def add(self, label: Tensor, ours: Logits, theirs: Logits) -> None:
         """Add the engine's label (1, H, W), and logits (1, N, H, W) of torch and of the file."""
+        if ours.shape != theirs.shape:
+            raise RgbxSegError(f'the exported model makes logits {theirs.shape} of what the '
+                               f'checkpoint makes {ours.shape} of; expected the same: try another '
+                               'version of torch.')
         scale = max(float(np.abs(ours).max()), np.finfo(np.float32).tiny)
         worst = float(np.abs(ours - theirs).max()) / scale
         # A difference that is no number would pass for none: nan is not above anything.
@@ -97,30 +103,52 @@ def compare(graph: BundleGraph, bundle: Path, samples: Sequence[Sample],
     """Return how a bundle agrees with its graph in torch.
 
     It is compared on samples, and on noise too if they say little: there are none, or torch gives
-    one class to all of them.
+    one class to all of them. Where classes may be exchanged they are, for the last of the pairs: a
+    graph may have become one for the number of classes that it was traced with.
     """
     manifest, sums = load_bundle(bundle), Sums(tie)
-    _add(sums, graph, bundle, [_to_pair(sample, manifest) for sample in samples])
+    pairs = [_to_pair(sample, manifest) for sample in samples]
+    _add(sums, graph, bundle, pairs)
     noise = _noise_pairs(manifest) if len(sums.seen) < 2 else []
     if noise:
         _add(sums, graph, bundle, noise)
+    for rows in _other_classes(bundle, manifest):
+        _add(sums, graph, bundle, [*pairs, *noise][-1:], rows)
     return sums.result(len(samples), len(noise))
 
 
-def _add(sums: Sums, graph: BundleGraph, bundle: Path, pairs: Sequence[Pair]) -> None:
+def _other_classes(bundle: Path, manifest: Manifest) -> list[Rows]:
+    """Return one class of the bank, and more than the manifest has, as far as there are any."""
+    if manifest.vocabulary is None:
+        return []
+    rows, own = load_bank(bundle / BANK_FILE).embeddings, len(manifest.classes)
+    more = min(len(rows), manifest.vocabulary.most, own + MORE_CLASSES)
+    return [rows[-n:] for n in sorted({1, more})]
+
+
+def _add(sums: Sums, graph: BundleGraph, bundle: Path, pairs: Sequence[Pair],
+         rows: Rows | None = None) -> None:
     """Run pairs through the robot's engine and then, for memory's sake, through torch and file."""
     engine, manifest = open_engine(bundle, 'onnxruntime', 'fp32')
+    model = Model(bundle, manifest)
+    if rows is not None:
+        engine.set_classes(rows)
     names = manifest.scene.tensors if manifest.scene else ()
     scenes = [dict(zip(names, (array.copy() for array in engine.embed(*pair)), strict=True))
               if names else {} for pair in pairs]
     labels = [engine(*pair, tuple(scene.values()) if scene else None)[0].copy()
               for pair, scene in zip(pairs, scenes, strict=True)]
     engine.close()
-    torch_engine = TorchEngine(graph)
+    torch_engine = TorchEngine(graph, model=model)
+    if rows is not None:
+        torch_engine.set_classes(rows)
+    classes = model.rows() if rows is None else rows
+    held = {} if classes is None else {CLASSES: np.ascontiguousarray(classes)}
     with tempfile.TemporaryDirectory(dir=bundle.parent) as folder:
         session = _open_with_logits(bundle / MODEL_FILE, Path(folder) / MODEL_FILE)
         for pair, scene, label in zip(pairs, scenes, labels, strict=True):
-            theirs, = session.run([LOGITS], dict(zip(INPUTS, pair, strict=True), **scene))
+            theirs, = session.run([LOGITS], {**dict(zip(INPUTS, pair, strict=True)), **scene,
+                                             **held})
             sums.add(label, torch_engine.logits(*pair), theirs)
 
 

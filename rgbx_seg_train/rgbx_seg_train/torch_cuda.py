@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -18,16 +18,20 @@ from torch.export.passes import move_to_device_pass
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import (
+    CLASSES,
     BackendUnavailable,
     Graph,
     Model,
     Options,
+    Rows,
     Scene,
+    check_rows,
     no_scene_graph,
 )
 from rgbx_seg_ros.engine import Tensor as Array
 from rgbx_seg_ros.manifest import MODEL_FILE, SCENE_FILE
 from rgbx_seg_train.export_graph import BundleGraph, SceneGraph
+from rgbx_seg_train.onnx_graph import dynamic_shapes, example_inputs
 
 DTYPES = {'uint8': torch.uint8, 'float32': torch.float32}
 WARM_UP = 3  # runs before capture: kernels are chosen and workspaces allocated in them
@@ -115,11 +119,13 @@ class CudaEngine:
         """Compile and capture what `model` names; BackendUnavailable if the GPU fails at that."""
         modules = {MODEL_FILE: graph, SCENE_FILE: SceneGraph(graph.merged, graph.zero_aux)}
         self._runners: dict[str, _Runner] = {}
+        self._vocabulary, rows = model.manifest.vocabulary, model.rows()
         try:
             for name, tensors in model.graphs().items():
                 options.tell(f'torch compiles {name}, which takes minutes the first time.')
+                held = {CLASSES: rows} if rows is not None and CLASSES in tensors.inputs else {}
                 self._runners[name] = _Runner(modules[name], tensors, stream(name == MODEL_FILE),
-                                              compiler)
+                                              compiler, held)
         except torch.OutOfMemoryError:
             self.close()
             raise BackendUnavailable('torch: the memory of the GPU does not suffice for the model; '
@@ -177,6 +183,15 @@ class CudaEngine:
         self._pending = False
         return tuple(runner.result())
 
+    def set_classes(self, rows: Rows) -> None:
+        """Copy the rows to the GPU, where they stay; another number of them is captured anew."""
+        own = check_rows(rows, self._vocabulary)
+        try:
+            self._runner(MODEL_FILE).hold(CLASSES, own)
+        except RuntimeError as error:  # of which there being no memory is one
+            raise BackendUnavailable(f'torch {VERSION} cannot take {len(own)} classes on the GPU '
+                                     f'({_reason(error)}); expected free memory there.') from None
+
     @property
     def device_ms(self) -> float | None:
         """Return what the last pair took on the GPU, copies included; None before the first."""
@@ -195,34 +210,57 @@ class CudaEngine:
 
 
 class _Runner:
-    """One graph between buffers that stay in place: a copy in, a replay, a copy out."""
+    """One graph between buffers that stay in place: a copy in, a replay, a copy out.
+
+    What is `held` is copied in once, and again only when it is exchanged.
+    """
 
     def __init__(self, module: nn.Module, tensors: Graph, stream: Stream,
-                 compiler: Compile) -> None:
+                 compiler: Compile, held: Mapping[str, np.ndarray] | None = None) -> None:
         self._stream, self.problem = stream, ''
+        self._held = {name: torch.from_numpy(array).to(stream.device)
+                      for name, array in (held or {}).items()}  # behind what is given, in order
         self._given, self._made = (
-            [stream.host(shape, DTYPES[dtype]) for dtype, shape in found.values()]  # type: ignore
+            [stream.host(shape, DTYPES[dtype])  # type: ignore[arg-type]
+             for name, (dtype, shape) in found.items() if name not in self._held]
             for found in (tensors.inputs, tensors.outputs))
         self._inputs, self._outputs = (
             [torch.zeros_like(tensor, device=stream.device) for tensor in own]
             for own in (self._given, self._made))
         self._views = [tensor.numpy() for tensor in self._given]
-        self._replay = self._record(to_device(module, tensors, stream.device), compiler)
+        self._program = to_device(module, tensors, stream.device)
+        self._compiler = compiler
+        self._replay = self._record()
+
+    def hold(self, name: str, array: np.ndarray) -> None:
+        """Exchange what is held; where that fails the old one stays."""
+        old, new = self._held[name], torch.from_numpy(array)
+        if new.shape == old.shape:
+            old.copy_(new)
+            return
+        self._held[name] = new.to(self._stream.device)
+        try:
+            self._replay = self._record()
+        except BaseException:
+            self._held[name] = old  # which the old replay reads
+            raise
 
     @torch.no_grad()
-    def _record(self, program: nn.Module, compiler: Compile) -> Work:
-        """Return the replay of a program, compiled unless the compiler fails."""
+    def _record(self) -> Work:
+        """Return the replay of the program, compiled unless the compiler fails."""
+        inputs = [*self._inputs, *self._held.values()]
         try:
-            compiled = compiler(program)
-            return self._stream.record(lambda: self._compute(compiled))
+            compiled = self._compiler(self._program)
+            return self._stream.record(lambda: self._compute(compiled, inputs))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # it calls other compilers, and fails in as many ways
             self.problem = f'torch runs the model uncompiled, which is slower ({_reason(error)}).'
-        return self._stream.record(lambda: self._compute(program))
+        return self._stream.record(lambda: self._compute(self._program, inputs))
 
-    def _compute(self, program: Callable[..., tuple[Tensor, ...]]) -> None:
-        for own, made in zip(self._outputs, program(*self._inputs), strict=False):
+    def _compute(self, program: Callable[..., tuple[Tensor, ...]],
+                 inputs: Sequence[Tensor]) -> None:
+        for own, made in zip(self._outputs, program(*inputs), strict=False):
             own.copy_(made)
 
     def start(self, *arrays: np.ndarray) -> None:
@@ -262,10 +300,9 @@ def to_device(module: nn.Module, tensors: Graph, device: torch.device | str) -> 
     It is traced, so that constants which the models make in each pass are weights of the result: a
     graph that is captured may not copy them from the processor.
     """
-    inputs = tuple(torch.zeros(*shape, dtype=DTYPES[dtype])  # type: ignore[arg-type]
-                   for dtype, shape in tensors.inputs.values())
     with torch.no_grad():
-        program = torch.export.export(module.eval(), inputs, strict=False)
+        program = torch.export.export(module.eval(), example_inputs(tensors), strict=False,
+                                      dynamic_shapes=dynamic_shapes(tensors))
     moved = move_to_device_pass(program, torch.device(device)).module()
     for node in list(moved.graph.nodes):
         if node.op == 'get_attr' and not node.users:

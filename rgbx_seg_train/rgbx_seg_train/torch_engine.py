@@ -7,6 +7,7 @@ Both run the module that `rgbx_export` traces, `BundleGraph`, so they compute wh
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,13 @@ from rgbx_seg_ros.engine import (
     EngineInfo,
     Model,
     Options,
+    Rows,
     Scene,
+    check_rows,
     no_scene_graph,
 )
 from rgbx_seg_ros.engine import Tensor as Array
-from rgbx_seg_ros.manifest import Manifest
+from rgbx_seg_ros.manifest import Manifest, Vocabulary
 from rgbx_seg_train.checkpoint import load_model, manifest_of
 from rgbx_seg_train.export_graph import BundleGraph, SceneGraph, bundle_graph
 from rgbx_seg_train.torch_cuda import VERSION, CudaEngine, closed, free_memory
@@ -40,16 +43,23 @@ class TorchEngine:
     """A bundle's graphs run by torch as they stand; see `rgbx_seg_ros.engine.Engine`."""
 
     def __init__(self, graph: BundleGraph, info: EngineInfo | None = None,
-                 device: str = 'cpu') -> None:
-        """Take the graph, which moves to the device; `info` is for the engine of a bundle."""
+                 device: str = 'cpu', model: Model | None = None) -> None:
+        """Take the graph, which moves to the device; `info` is for the engine of a bundle.
+
+        `model` is the bundle that names the classes of a graph that reads them.
+        """
         self._graph: BundleGraph | None = graph.eval().to(device)
         self._scene = SceneGraph(graph.merged, graph.zero_aux).eval()
         self._device = device
         self.info = info or EngineInfo('torch', VERSION, device, 'fp32')
+        self._vocabulary = model.manifest.vocabulary if model else None
+        self._rows: tuple[Tensor, ...] = ()
+        if model is not None and (rows := model.rows()) is not None:
+            self.set_classes(rows)
 
     def __call__(self, rgb: Array, aux: Array, scene: Scene | None = None) -> tuple[Array, Array]:
         """Run one pair of batch size 1."""
-        label, confidence, _ = self._run(self.graph, rgb, aux, *(scene or ()))
+        label, confidence, _ = self._run(self.graph, rgb, aux, *(scene or ()), rows=self._rows)
         return label, confidence
 
     def embed(self, rgb: Array, aux: Array) -> Scene:
@@ -60,7 +70,14 @@ class TorchEngine:
 
     def logits(self, rgb: Array, aux: Array) -> NDArray[np.float32]:
         """Return the logits (1, N, H, W) that the labels of one pair come from."""
-        return self._run(self.graph, rgb, aux)[2]
+        return self._run(self.graph, rgb, aux, rows=self._rows)[2]
+
+    def set_classes(self, rows: Rows) -> None:
+        """Copy the rows to the device, where they stay."""
+        own = check_rows(rows, self._vocabulary)
+        if self._graph is None:
+            raise closed()
+        self._rows = (torch.from_numpy(own).to(self._device),)
 
     @property
     def graph(self) -> BundleGraph:
@@ -75,9 +92,10 @@ class TorchEngine:
         free_memory(self._device)
 
     @torch.inference_mode()
-    def _run(self, module: nn.Module, *arrays: np.ndarray) -> list[np.ndarray]:
+    def _run(self, module: nn.Module, *arrays: np.ndarray,
+             rows: tuple[Tensor, ...] = ()) -> list[np.ndarray]:
         inputs = (torch.from_numpy(np.array(array)).to(self._device) for array in arrays)
-        return [tensor.cpu().numpy() for tensor in module(*inputs)]
+        return [tensor.cpu().numpy() for tensor in module(*inputs, *rows)]
 
 
 class Lowered(nn.Module):
@@ -102,9 +120,11 @@ class Lowered(nn.Module):
                     if tensor is not None and tensor.is_floating_point():
                         tensor.data = tensor.data.to(dtype)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Return the logits of images, and of a scene if one is given."""
-        return self.merged(*(tensor.to(self.dtype) for tensor in inputs)).float()
+    def forward(self, *inputs: Tensor, **more: Tensor) -> Tensor:
+        """Return the logits of images, of a scene if one is given, and of the rows of classes."""
+        return self.merged(*(tensor.to(self.dtype) for tensor in inputs),
+                           **{name: tensor.to(self.dtype) for name, tensor in more.items()}
+                           ).float()
 
     def embed(self, rgb: Tensor, aux: Tensor) -> tuple[Tensor, ...]:
         """Return the embeddings of a pair."""
@@ -115,15 +135,18 @@ def _float(tensor: Tensor) -> Tensor:
     return tensor.float()
 
 
-def load_graph(checkpoint: Path) -> tuple[BundleGraph, Manifest]:
+def load_graph(checkpoint: Path, vocabulary: Vocabulary | None = None
+               ) -> tuple[BundleGraph, Manifest]:
     """Return the graph of a checkpoint and the manifest that its bundle would have.
+
+    With a `vocabulary` the graph reads the rows of its classes.
 
     Raises:
         RgbxSegError: the checkpoint is broken, or has not what its configuration exports.
 
     """
     model, loaded = load_model(checkpoint)
-    manifest = manifest_of(loaded)
+    manifest = replace(manifest_of(loaded), vocabulary=vocabulary)
     try:
         return bundle_graph(model, loaded.config, manifest, loaded.n_classes), manifest
     except RgbxSegError as error:
@@ -159,7 +182,7 @@ def open_checkpoint(checkpoint: Path, model: Model, options: Options | None = No
     if not (on_gpu or options.asked_for):
         raise BackendUnavailable(f'torch {VERSION} finds no CUDA device; install a torch that is '
                                  'built for the GPU of this machine.')
-    graph, manifest = load_graph(checkpoint)
+    graph, manifest = load_graph(checkpoint, model.manifest.vocabulary)
     for name in COMMON:
         found, expected = getattr(manifest, name), getattr(model.manifest, name)
         if found != expected:
@@ -170,7 +193,7 @@ def open_checkpoint(checkpoint: Path, model: Model, options: Options | None = No
         graph.merged = Lowered(graph.merged, LOW[model.precision])
     if on_gpu:
         return CudaEngine(graph, model, options)
-    return TorchEngine(graph, model.info('torch', VERSION, 'cpu'))
+    return TorchEngine(graph, model.info('torch', VERSION, 'cpu'), model=model)
 
 
 def _short(value: object) -> str:

@@ -101,7 +101,8 @@ class PromptingDecoder(nn.Module):
         x = self.merge(torch.cat([*others[::-1], finest], dim=1))  # deepest first, as trained
         x = functional.normalize(self.dropout(self.project(x)), dim=1)  # (B, text_dim, H/4, W/4)
         prompts = self.temperature.exp() * functional.normalize(classes, dim=1)
-        return functional.conv2d(x, prompts[:, :, None, None])
+        # not as a convolution: where classes are an input, libraries take no weights from there
+        return (prompts @ x.flatten(2)).unflatten(2, size)
 
 
 class PlainDecoder(SegformerHead):

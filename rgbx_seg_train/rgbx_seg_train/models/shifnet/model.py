@@ -32,7 +32,7 @@ from rgbx_seg_train.models.blocks.hiera import HIERA, STRIDE, HieraConfig, build
 from rgbx_seg_train.models.blocks.mit import recompute
 from rgbx_seg_train.models.blocks.segformer_head import resize
 from rgbx_seg_train.models.family import choose, modality_ids
-from rgbx_seg_train.models.shifnet.decoder import DECODERS
+from rgbx_seg_train.models.shifnet.decoder import DECODERS, PromptingDecoder
 from rgbx_seg_train.models.shifnet.fusion import FUSIONS
 from rgbx_seg_train.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
@@ -162,13 +162,15 @@ class SHIFNet(nn.Module):
         return self
 
     def forward(
-        self, rgb: Tensor, aux: Tensor, modality: Sequence[str] | Tensor, stride: int = 1
+        self, rgb: Tensor, aux: Tensor, modality: Sequence[str] | Tensor, stride: int = 1,
+        classes: Tensor | None = None
     ) -> Tensor:
         """Segment pairs of images.
 
         rgb: (B, 3, H, W), ImageNet-normalized; aux: (B, 3, H, W) in [0, 1], sides of 32 or more;
-        modality: B names, or ids (B,) into `self.modalities`; it changes nothing.
-        Returns logits (B, N, H/stride, W/stride), N rows of `class_embeddings`.
+        modality: B names, or ids (B,) into `self.modalities`; it changes nothing; classes: rows
+        (N, text_dim), `class_embeddings` if none are given.
+        Returns logits (B, N, H/stride, W/stride).
         """
         modality_ids(modality, self.modalities)
         size = rgb.shape[2] // stride, rgb.shape[3] // stride
@@ -177,9 +179,10 @@ class SHIFNet(nn.Module):
         images = fit(torch.cat([rgb, aux]))  # (2B, 3, H', W')
         pyramid = self.encoder(images).fpn_hidden_states  # (2B, width, H'/s, W'/s), s = 4, 8, ...
         again = self.checkpointing and self.training
-        fused = [recompute(fuse, again, *level.chunk(2), self.class_embeddings)
+        classes = self.class_embeddings if classes is None else classes
+        fused = [recompute(fuse, again, *level.chunk(2), classes)
                  for fuse, level in zip(self.fusion, pyramid, strict=True)]
-        logits = self.decoder(fused, self.class_embeddings)  # (B, N, H'/4, W'/4)
+        logits = self.decoder(fused, classes)  # (B, N, H'/4, W'/4)
         # torch resizes few channels several times faster in this layout
         return functional.interpolate(
             logits.contiguous(), size=size, mode='bilinear', align_corners=True
@@ -221,11 +224,21 @@ class MergedSHIFNet(nn.Module):
         self.modality = modality
         self.network = copy.deepcopy(model)
         self.network.modalities = (modality,)
+        reads = isinstance(self.network.decoder, PromptingDecoder)
+        self.text_width = model.config.text_dim if reads else 0
         self.eval()
 
-    def forward(self, rgb: Tensor, aux: Tensor) -> Tensor:
-        """Segment pairs as `SHIFNet.forward` does; returns logits (B, N, H, W)."""
-        return self.network(rgb, aux, [self.modality])
+    @property
+    def class_rows(self) -> Tensor:
+        """Return the rows (N, text_width) of the classes that it has of its own."""
+        return self.network.class_embeddings
+
+    def forward(self, rgb: Tensor, aux: Tensor, classes: Tensor | None = None) -> Tensor:
+        """Segment pairs as `SHIFNet.forward` does; returns logits (B, N, H, W).
+
+        classes: rows (N, text_width) in place of its own, where `text_width` is not 0.
+        """
+        return self.network(rgb, aux, [self.modality], classes=classes)
 
 
 def fit(images: Tensor) -> Tensor:

@@ -1,0 +1,195 @@
+# Copyright 2026 the rgbx_seg authors
+# SPDX-License-Identifier: Apache-2.0
+"""Bundles whose classes are an input: the checkpoint with its own classes, and with any others."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from small_runs import HEIGHT, WIDTH, small_config, use_stub
+from text_stub import (
+    MORE,
+    TEXT_WIDTH,
+    TextStub,
+    directions,
+    use_text_stub,
+    write_bank,
+    write_text_run,
+)
+
+from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.engine import open_engine
+from rgbx_seg_ros.manifest import load_bundle, sha256_of
+from rgbx_seg_ros.vocabulary import Bank, choose, load_bank, save_bank
+from rgbx_seg_train import parity
+from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
+from rgbx_seg_train.export import Checks, export
+from rgbx_seg_train.losses import probabilities
+from rgbx_seg_train.preprocess import normalize
+
+ORDERS = (('tree', 'car'), ('person', 'dog', 'car', 'sky', 'tree', 'bus', 'curve', 'lamp', 'kite',
+                            'bike', 'river'), ('sofa',))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def families():
+    with pytest.MonkeyPatch.context() as patch:
+        use_stub(patch)
+        use_text_stub(patch)
+        yield
+
+
+@pytest.fixture(scope='module', params=['cross_entropy', 'binary'])
+def made(request, tmp_path_factory):
+    """Return a folder with a bundle `b` and its bank, the model, and what it was trained by."""
+    folder = tmp_path_factory.mktemp(request.param)
+    path, bank, model = write_text_run(folder, f'loss.criterion={request.param}')
+    export(path, folder / 'b', {}, [f'export.open_classes={bank}', 'export.checkpoint=true',
+                                    'export.most_classes=20'])
+    return folder, model, request.param
+
+
+def images(seed=0):
+    rng = np.random.default_rng(seed)
+    return (rng.integers(0, 256, (1, HEIGHT, WIDTH, 3), np.uint8),
+            rng.integers(0, 256, (1, HEIGHT, WIDTH, 1), np.uint8))
+
+
+def answer(model, pair, rows, criterion='cross_entropy'):
+    """Return label and probability of the model itself for rows."""
+    rgb, aux = normalize(*map(torch.from_numpy, pair))
+    with torch.inference_mode():
+        logits = model(rgb, aux, classes=torch.from_numpy(np.array(rows)))
+        best = probabilities(logits, criterion).gather(1, logits.argmax(1, keepdim=True))
+    return logits.argmax(1).numpy(), best[:, 0].numpy()
+
+
+def own_names(bank):
+    return bank.names[len(MORE):]
+
+
+@pytest.mark.parametrize('backend', ['onnxruntime', 'openvino', 'torch'])
+def test_labels_and_probabilities_are_those_of_the_model_for_any_classes(made, backend):
+    folder, model, criterion = made
+    bank = load_bank(folder / 'bank.npz')
+    engine, _ = open_engine(folder / 'b', backend, 'fp32')
+    for names in (None, *ORDERS):
+        rows = choose(bank, names or own_names(bank))[1]
+        if names:
+            engine.set_classes(rows)
+        label, confidence = engine(*images())
+        expected, share = answer(model, images(), rows, criterion)
+        assert (label == expected).mean() > 0.999
+        assert np.abs(confidence / 255 - share)[label == expected].max() <= 0.51 / 255 + 1e-4
+        assert len(np.unique(expected)) > 1 or len(rows) == 1
+    kept = label.copy()
+    with pytest.raises(RgbxSegError, match=r'expected float32 \(N, 6\)'):
+        engine.set_classes(np.ones((2, 5), np.float32))
+    np.testing.assert_array_equal(engine(*images())[0], kept)
+
+
+def test_the_order_of_rows_is_the_order_of_labels(made):
+    bank = load_bank(made[0] / 'bank.npz')
+    engine, _ = open_engine(made[0] / 'b', 'onnxruntime', 'fp32')
+    label = engine(*images())[0].copy()
+    order = np.random.default_rng(3).permutation(len(own_names(bank)))
+    engine.set_classes(choose(bank, [own_names(bank)[n] for n in order])[1])
+    np.testing.assert_array_equal(engine(*images())[0], np.argsort(order)[label])
+
+
+def test_the_bundle_holds_the_bank_and_tells_of_it(made):
+    folder = made[0]
+    manifest = load_bundle(folder / 'b')
+    own = manifest.vocabulary
+    assert (own.width, own.most) == (TEXT_WIDTH, 20)
+    assert own.sha256 == sha256_of(folder / 'b' / 'classes.npz') == sha256_of(folder / 'bank.npz')
+    assert tuple(info.name for info in manifest.classes) == own_names(load_bank(
+        folder / 'bank.npz'))
+    model = onnx.load(folder / 'b' / 'model.onnx')
+    shape = model.graph.input[-1].type.tensor_type.shape.dim
+    assert model.graph.input[-1].name == 'classes'
+    assert (shape[0].dim_param, shape[1].dim_value) == ('n_classes', TEXT_WIDTH)
+    for name in ('label', 'confidence'):
+        dims = next(t for t in model.graph.output if t.name == name).type.tensor_type.shape.dim
+        assert [dim.dim_value for dim in dims] == [1, HEIGHT, WIDTH]
+
+
+def test_the_same_bytes_come_again_without_the_banks_path_and_other_classes_are_compared(
+        made, tmp_path, monkeypatch):
+    counts = []
+    add = parity.Sums.add
+    monkeypatch.setattr(parity.Sums, 'add', lambda self, label, ours, theirs: (
+        counts.append(ours.shape[1]), add(self, label, ours, theirs))[1])
+    path, bank = (made[0] / name for name in ('model.safetensors', 'bank.npz'))
+    export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}', 'export.checkpoint=true',
+                                      'export.most_classes=20'])
+    assert set(counts) == {9, 1, 9 + parity.MORE_CLASSES}
+    for file in ('model.onnx', 'manifest.yaml', 'classes.npz', 'model.safetensors'):
+        one, two = ((folder / 'b' / file).read_bytes() for folder in (made[0], tmp_path))
+        assert one == two and str(bank).encode() not in one
+
+
+def test_a_graph_that_forgets_the_classes_it_is_given_is_refused(tmp_path, monkeypatch):
+    path, bank, _ = write_text_run(tmp_path)
+    real = TextStub.forward
+    monkeypatch.setattr(TextStub, 'forward', lambda self, rgb, aux, classes: real(
+        self, rgb, aux, classes=None if torch.compiler.is_exporting() else classes))
+    with pytest.raises(RgbxSegError, match=r'makes logits \(1, 9, .* of what .* \(1, 1, '):
+        export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}'])
+    assert not (tmp_path / 'b').exists()
+
+
+def test_a_scored_bundle_has_the_scores_of_torch(tmp_path):
+    path, bank, _ = write_text_run(tmp_path)
+    report = export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}'],
+                    checks=Checks(evaluate=''))
+    assert report.scores.onnx.miou == pytest.approx(report.scores.torch.miou, abs=0.005)
+    assert load_bundle(tmp_path / 'b').scores['frames'] == 4
+
+
+def test_a_family_without_text_is_refused_in_one_sentence(tmp_path):
+    config = small_config(tmp_path)
+    path = tmp_path / 'stub.safetensors'
+    save_checkpoint(path, config, 9, Progress(), {'ema': build_model(config, 9).state_dict()})
+    bank = write_bank(tmp_path / 'bank.npz', config.data.class_infos)
+    with pytest.raises(RgbxSegError, match='stub as it was trained reads none; .* leave '
+                       'export.open_classes out') as caught:
+        export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}'])
+    assert '\n' not in str(caught.value) and not (tmp_path / 'b').exists()
+
+
+def test_a_bank_that_lacks_a_trained_class_is_refused_by_name(tmp_path):
+    path, bank, _ = write_text_run(tmp_path)
+    infos = small_config(tmp_path).data.class_infos
+    write_bank(bank, infos[:-1], directions(len(infos) - 1))
+    with pytest.raises(RgbxSegError, match='lacks a class that the model was trained with: class '
+                                           f"'{infos[-1].name}' is not among"):
+        export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}'])
+
+
+def test_a_bank_of_another_width_is_refused(tmp_path):
+    path, bank, _ = write_text_run(tmp_path)
+    own = load_bank(bank)
+    save_bank(bank, Bank(own.names, own.texts, own.colors, own.embeddings[:, :-1]))
+    with pytest.raises(RgbxSegError, match=f'have {TEXT_WIDTH - 1} numbers each; expected '
+                                           f'{TEXT_WIDTH}, as the model'):
+        export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}'])
+
+
+def test_a_bank_of_another_text_model_is_refused_and_other_sentences_are_told(tmp_path):
+    path, bank, _ = write_text_run(tmp_path)
+    infos = small_config(tmp_path).data.class_infos
+    write_bank(bank, infos, directions(len(infos), 7))
+    with pytest.raises(RgbxSegError, match='different embeddings of the same classes'):
+        export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}'])
+    rows = directions(len(infos))
+    rows[2] += 0.3 * directions(1, 8)[0]
+    write_bank(bank, infos, rows)
+    notes = export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}']).notes
+    assert any(f'other embeddings of {infos[2].name} (0.' in note for note in notes)
+
+
+def test_fewer_classes_than_the_model_was_trained_with_are_refused(tmp_path):
+    path, bank, _ = write_text_run(tmp_path)
+    with pytest.raises(RgbxSegError, match=r'9 of them.*at most vocabulary.most \(8\)'):
+        export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}', 'export.most_classes=8'])
