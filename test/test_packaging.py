@@ -122,6 +122,16 @@ def test_each_import_of_training_is_a_requirement_of_its_wheel():
     assert names - required == set()
 
 
+def test_each_file_of_training_that_is_no_code_goes_into_its_wheel():
+    text = (ROOT / 'rgbx_seg_train/pyproject.toml').read_text()
+    package, patterns = re.search(r"package-data = \{'([\w.]+)' = \[(.+)\]\}", text).groups()
+    folder = ROOT / 'rgbx_seg_train' / package.replace('.', '/')
+    packed = {path for pattern in re.findall(r"'(.+?)'", patterns) for path in folder.glob(pattern)}
+    others = {path for path in (ROOT / 'rgbx_seg_train/rgbx_seg_train').rglob('*')
+              if path.is_file() and path.suffix not in ('.py', '.pyc')}
+    assert packed == others
+
+
 def test_the_wheel_asks_of_all_only_extras_that_there_are():
     extras = setup_cfg()['options.extras_require']
     listed = re.search(r'\[(.+)\]', extras['all'])[1].split(',')
