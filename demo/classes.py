@@ -137,6 +137,9 @@ def _main() -> None:
     for change in changes:
         print(_told(change))
     print(f'{options.out / STRIP_FILE}, {options.out / CHANGES_FILE}, {options.out / LOG_FILE}')
+    if silent := [change.asked for change in changes if not (change.refused or change.masks)]:
+        raise RgbxSegError(f'no mask was made of {silent[0]}, for the model is slower than the '
+                           'bag; expected one of each change: play it slower (--rate).')
 
 
 def _parse() -> argparse.Namespace:

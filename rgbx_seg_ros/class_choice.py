@@ -19,7 +19,7 @@ import numpy as np
 import yaml
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.manifest import BANK_FILE, UNLABELED, ClassInfo, Manifest
+from rgbx_seg_ros.manifest import BANK_FILE, UNLABELED, ClassInfo, Manifest, sha256_of
 from rgbx_seg_ros.vocabulary import MAX_NAME, Bank, Rows, Wanted, choose, load_bank
 
 MAX_YAML_BYTES = 1 << 20
@@ -64,7 +64,7 @@ def find_classes(bundle: Path, manifest: Manifest, names: Sequence[str] = (),
                 'has no vocabulary; expected a model that was exported with export.open_classes: '
                 'take such a bundle, or leave classes and classes_file empty.')
         return None
-    bank = _colored(load_bank(Path(bundle) / BANK_FILE), manifest.classes)
+    bank = _colored(_own_bank(Path(bundle) / BANK_FILE, vocabulary.sha256), manifest.classes)
     given = read_file(file) if file is not None else Given()
     wanted: Sequence[str | Wanted] = given.wanted
     if given.bank is not None:
@@ -83,6 +83,15 @@ def find_classes(bundle: Path, manifest: Manifest, names: Sequence[str] = (),
         return Choice(manifest.classes,
                       choose(bank, [info.name for info in manifest.classes])[1])
     return Choice(*choose(bank, wanted, str(file or 'FILE.yaml')))
+
+
+def _own_bank(path: Path, sha256: str) -> Bank:
+    """Return the bank of a bundle, which may have been exchanged since an engine was opened."""
+    bank = load_bank(path)
+    if sha256_of(path) != sha256:
+        raise RgbxSegError(f'bank {path} is not the one that its model was loaded with; expected '
+                           'the bundle as it was: open it anew (clean up and configure the node).')
+    return bank
 
 
 def _colored(bank: Bank, classes: Sequence[ClassInfo]) -> Bank:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What names, a file and a bank come to, without ROS; the sentences are those of the node."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -55,6 +56,15 @@ def test_classes_of_the_bundle_keep_its_colors_whatever_a_bank_says(made):
     choice = find(made, ['car', 'dog', 'road'], made.folder / 'gray.npz')
     assert choice.classes[0].color == CLASSES[1].color and choice.classes[1].color == (9, 9, 9)
     assert len({info.color for info in choice.classes}) == 3
+
+
+def test_a_bank_that_was_exchanged_under_a_running_engine_is_refused(made, tmp_path):
+    moved = SimpleNamespace(bundle=shutil.copytree(made.bundle, tmp_path / 'b'),
+                            manifest=made.manifest)
+    assert find(moved, ['dog'])
+    save_bank(moved.bundle / 'classes.npz', replace(BANK, embeddings=2 * BANK.embeddings))
+    with pytest.raises(RgbxSegError, match='is not the one that its model was loaded with'):
+        find(moved, ['dog'])
 
 
 def bank(names, embeddings, texts=None):
