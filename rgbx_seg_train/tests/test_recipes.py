@@ -28,7 +28,10 @@ ABLATIONS = sorted((CONFIGS / 'ablations').glob('*.yaml'))
 SETS = {'deliver': 'deliver', 'mfnet': 'mfnet', 'nyu': 'nyu40', 'zju': 'zju', 'urbanlf': 'urbanlf'}
 SHIFNET = {'shifnet_fmb': (14, (1024, 1024), 4), 'shifnet_pst900': (5, (960, 960), 4),
            'shifnet_mfnet': (9, (480, 640), 8)}
-TABLES = ('segrgbx', 'shifnet')  # families whose tables of ablations are held here
+SARTM = {'sartm_pst900': (5, (720, 1280), 1280, 8_504_203),
+         'sartm_fmb': (15, (600, 800), 800, 9_927_893),
+         'sartm_mfnet': (9, (480, 640), 800, 9_073_679)}
+TABLES = ('segrgbx', 'shifnet', 'sartm')  # families whose tables of ablations are held here
 JOINT = ('segrgbx_tiny_synthetic', 'segrgbx_small_synthetic')
 # the one field that an ablation changes, besides its name
 CHANGES: dict[str, dict[str, Any]] = {
@@ -49,6 +52,14 @@ CHANGES: dict[str, dict[str, Any]] = {
     'shifnet_concat': {'fusion': 'concat'},
     'shifnet_fmb_no_text': {'fusion': 'sacf_no_text'},
     'shifnet_no_sem': {'decoder': 'hpd_no_sem'},
+    **{f'sartm_rank{rank}': {'rank': rank} for rank in (4, 8, 32)},
+    **{f'sartm_{w}_1': {f'{term}_weight': 1}
+       for w, term in (('w1', 'aux'), ('w2', 'prototype'), ('w3', 'text'))},
+    'sartm_no_language': {'prototype_weight': 0, 'text_weight': 0},
+    'sartm_no_prototype': {'prototype_weight': 0},
+    'sartm_no_text': {'text_weight': 0},
+    'sartm_no_aux_head': {'aux_head': False},
+    'sartm_both': {'branch': 'both'},
 }
 
 
@@ -89,10 +100,10 @@ def test_an_ablation_is_one_line_beside_its_base_and_changes_nothing_else(path: 
     assert {'model', 'train', 'text', 'loss'} >= set(list(written)[2:]) != set()
     found = differences(Path(written['base']).stem, path.stem)
     assert found.pop('name') == path.stem and found
-    model = load(path.stem).model
+    model, base = (load(name).model for name in (path.stem, Path(written['base']).stem))
     find_config(model.family, model.preset, model.options)  # every option is the family's
     if path.stem in CHANGES:
-        assert found == {'model.options': CHANGES[path.stem]}
+        assert found == {'model.options': {**base.options, **CHANGES[path.stem]}}
     elif path.stem.startswith(TABLES):
         assert path.stem == 'shifnet_fmb_poly' and found == {'train.schedule': 'poly'}
 
@@ -166,6 +177,25 @@ def test_shifnet_trains_exactly_the_published_parameters(name: str) -> None:
     assert config.data.validate  # a plateau is one of validations
     assert run.class_embeddings == f'runs/classes_{config.data.classes}.safetensors'
     assert config.augment == load('segrgbx_joint').augment
+
+
+@pytest.mark.parametrize('name', SARTM)
+def test_sartm_trains_as_the_official_script_does(name: str) -> None:
+    config = load(name)
+    n_classes, image, canvas, trained = SARTM[name]
+    model, run = built(config), config.train
+    assert (model.n_classes, model.config.canvas) == (n_classes, canvas)
+    assert (config.data.height, config.data.width) == image
+    moved = sum(p.numel() for group in make_optimizer(model, run).param_groups
+                for p in group['params'])
+    assert moved == size(model, trained=True) == trained
+    assert (model.config.rank, model.config.aux_weight, model.config.prototype_weight,
+            model.config.text_weight) == (16, 0.008, 1e4, 100)
+    assert (run.batch_size, run.epochs, run.lr, run.weight_decay) == (8, 500, 1e-4, 0.01)
+    assert (run.warmup * run.epochs, run.warmup_ratio, run.poly_power) == (10, 0.1, 0.9)
+    assert (run.precision, run.seed, run.clip_norm) == ('fp32', 3407, 0)
+    assert run.class_embeddings == f'runs/classes_{config.data.classes}_clip.safetensors'
+    assert config.augment == load('shifnet_pst900').augment
 
 
 @pytest.mark.parametrize('prefix', JOINT)
