@@ -69,7 +69,7 @@ class Watched:
         return scene
 
     def cosines(self) -> list[float]:
-        """Return, for s_rgb and s_aux, the median cosine of those of two different pairs."""
+        """Return, for each tensor of the scene, the median cosine of those of two pairs."""
         found = []
         for arrays in zip(*self.seen, strict=True):
             rows = np.concatenate(arrays)  # (pairs, width)
@@ -187,9 +187,11 @@ def _main() -> None:
     cosines = tallies[0].engine.cosines()
     print('\n'.join([HEADER, *map(row, found)]))
     labeled = sum(pair.label is not None for pair in pairs)
+    alike = ', '.join(f'{name} {cosine:.4f}' for name, cosine in
+                      zip(manifest.scene.tensors, cosines, strict=True))
     print(f'\n{len(pairs)} pairs, {labeled} of them labeled; {manifest.name} on '
           f'{engine.info.backend} {engine.info.version}; median cosine of the embeddings of two '
-          f'pairs: s_rgb {cosines[0]:.4f}, s_aux {cosines[1]:.4f}')
+          f'pairs: {alike}')
     if args.json:
         _write(args.json, {'model': manifest.name, 'bundle_sha256': manifest.onnx_sha256,
                            'bag': args.bag.name, 'pairs': len(pairs), 'labeled': labeled,
