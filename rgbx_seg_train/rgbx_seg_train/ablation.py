@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from rgbx_seg_ros.engine import BACKENDS, INPUTS, Model, Options
+from rgbx_seg_ros.engine import BACKENDS, CLASSES, INPUTS, Model, Options
 from rgbx_seg_ros.manifest import MODEL_FILE
 from rgbx_seg_train.frames import Frame
 from rgbx_seg_train.onnx_graph import output_suffix, serialize
@@ -39,6 +39,8 @@ def ablate(model: Model, precision: str, frames: Sequence[Frame]) -> list[Row]:
     """Return what each group of operators in fp32 is worth, for the graph of a bundle."""
     loaded = onnx.load(str(model.path(MODEL_FILE)))
     scenes = _scenes(model, frames)
+    if (rows := model.rows()) is not None:
+        scenes = [{**scene, CLASSES: rows} for scene in scenes]
     expected = _logits(loaded, frames, scenes)
     sets = {'none': (), **{f'only {name}': (name,) for name in GROUPS},
             **{f'all but {name}': tuple(other for other in GROUPS if other != name)

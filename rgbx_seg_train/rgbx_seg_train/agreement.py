@@ -9,6 +9,7 @@ ONNX Runtime. What a GPU rounds inside of an operator is not in it.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ import onnx
 
 from rgbx_seg_ros.engine import BACKENDS, Engine, Model, Options
 from rgbx_seg_ros.machine import Machine, this_machine
-from rgbx_seg_ros.manifest import Manifest
+from rgbx_seg_ros.manifest import BANK_FILE, Manifest
 from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.segmenter import Enlarger
 from rgbx_seg_train.data.sample import Image
@@ -134,8 +135,16 @@ def open_form(model: Model, work: Path, machine: Machine | None = None) -> tuple
         if not variant.files:
             graph = lower(graph, variant.precision, KEPT_BY_OPENVINO).model
         (folder / name).write_bytes(serialize(rounded(graph)))
+    link_bank(model, work)
     files = dict.fromkeys(model.graphs(), OF_NO_LIBRARY)
     stand_in = replace(model, bundle=work, variant=replace(variant, files=files))
     engine = BACKENDS['onnxruntime'](stand_in, Options())
     kind = 'fp16' if variant.precision == 'int8' else variant.precision
     return engine, f'onnxruntime {engine.info.version} in float32, rounded as {kind}'
+
+
+def link_bank(model: Model, work: Path) -> None:
+    """Put the bank of a bundle, if it has one, where forms that stand for others look for it."""
+    if model.manifest.vocabulary is not None and not (work / BANK_FILE).exists():
+        work.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model.bundle / BANK_FILE, work / BANK_FILE)

@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.engine import BACKENDS, INPUTS, Model, Options, Size, graphs
+from rgbx_seg_ros.engine import BACKENDS, CLASSES, INPUTS, Model, Options, Size, graphs
 from rgbx_seg_ros.manifest import (
     MANIFEST_FILE,
     Manifest,
@@ -31,7 +31,7 @@ from rgbx_seg_ros.manifest import (
 )
 from rgbx_seg_ros.selection import why_not_default
 from rgbx_seg_train import quantize
-from rgbx_seg_train.agreement import Agreement, agree, fp32_answers
+from rgbx_seg_train.agreement import Agreement, agree, fp32_answers, link_bank
 from rgbx_seg_train.camera_graph import with_camera
 from rgbx_seg_train.frames import Frame
 from rgbx_seg_train.onnx_graph import serialize
@@ -156,6 +156,7 @@ class _Maker:
             self._reference = replace(own, bundle=work, variant=self._write(
                 work, 'fp32', {name: serialize(graph) for name, graph in graphs.items()}))
             self._frames = pairs.at_camera[1]
+            link_bank(own, work)
         self._expected = fp32_answers(self._reference, self._frames)
 
     def make(self, name: str) -> Made:
@@ -246,7 +247,8 @@ class _Maker:
         model = Model(self._bundle, self._manifest)
         if at_camera and self._pairs.at_camera:
             frames, model = self._pairs.at_camera[0], self._reference
-        feeds = [dict(zip(INPUTS, frame[:2], strict=True)) for frame in frames]
+        feeds: list[dict[str, Any]] = [dict(zip(INPUTS, frame[:2], strict=True))
+                                       for frame in frames]
         wanted, own = graphs(self._manifest)[file].inputs, self._manifest.scene
         if own is not None and own.tensors[0] in wanted:
             engine = BACKENDS['onnxruntime'](model, Options())
@@ -255,4 +257,7 @@ class _Maker:
                 feed |= {name: value.copy() for name, value in zip(own.tensors, scene,
                                                                    strict=True)}
             engine.close()
+        if CLASSES in wanted:
+            rows = model.rows()
+            feeds = [{**feed, CLASSES: rows} for feed in feeds]
         return feeds

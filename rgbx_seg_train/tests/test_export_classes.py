@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bundles whose classes are an input: the checkpoint with its own classes, and with any others."""
 
+import shutil
+
 import numpy as np
 import onnx
 import pytest
@@ -24,8 +26,10 @@ from rgbx_seg_ros.vocabulary import Bank, choose, load_bank, save_bank
 from rgbx_seg_train import parity
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
 from rgbx_seg_train.export import Checks, export
+from rgbx_seg_train.frames import Frame
 from rgbx_seg_train.losses import probabilities
 from rgbx_seg_train.preprocess import normalize
+from rgbx_seg_train.variant_maker import Pairs, add_variants
 
 ORDERS = (('tree', 'car'), ('person', 'dog', 'car', 'sky', 'tree', 'bus', 'curve', 'lamp', 'kite',
                             'bike', 'river'), ('sofa',))
@@ -193,3 +197,28 @@ def test_fewer_classes_than_the_model_was_trained_with_are_refused(tmp_path):
     path, bank, _ = write_text_run(tmp_path)
     with pytest.raises(RgbxSegError, match=r'9 of them.*at most vocabulary.most \(8\)'):
         export(path, tmp_path / 'b', {}, [f'export.open_classes={bank}', 'export.most_classes=8'])
+
+
+def test_forms_in_lower_precision_take_other_classes_too(made, tmp_path):
+    pytest.importorskip('nncf')
+    shutil.copytree(made[0] / 'b', tmp_path / 'b')
+    pairs = Pairs(*([Frame(*images(seed), None) for seed in range(first, first + 3)]
+                    for first in (100, 0)))
+    names = ['fp16', 'int8_tensorrt', 'int8_openvino', 'int8_onnxruntime']
+    forms = add_variants(tmp_path / 'b', names, pairs, tell=lambda text: None)
+    assert all(one.variant.labels > 0.9 for one in forms)
+    rows = choose(load_bank(tmp_path / 'b' / 'classes.npz'), ORDERS[1])[1]
+    for backend in ('openvino', 'onnxruntime'):
+        label, expected = (_label(tmp_path / 'b', backend, name, rows)
+                           for name in ('int8', 'fp32'))
+        assert (label == expected).mean() > 0.9
+    for name in ('fp16', 'int8_tensorrt'):
+        own = onnx.load(tmp_path / 'b' / name / 'model.onnx').graph.input[-1]
+        assert own.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        assert own.type.tensor_type.shape.dim[0].dim_param == 'n_classes'
+
+
+def _label(bundle, backend, precision, rows):
+    engine, _ = open_engine(bundle, backend, precision)
+    engine.set_classes(rows)
+    return engine(*images())[0].copy()
