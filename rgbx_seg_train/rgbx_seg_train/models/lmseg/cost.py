@@ -48,6 +48,7 @@ class CostOptions:
     decoder: tuple[int, int] = (64, 32)  # channels of the decoder's stages
     decoder_raw: tuple[int, int] = (256, 128)  # channels of the enlarged tokens that guide them
     decoder_guidance: tuple[int, int] = (32, 16)  # … after their projection
+    skip: float = 0.0  # first factor of the costs that the logits get added; 0 = none, CAT-Seg
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
@@ -254,6 +255,14 @@ class ClassEnhancement(nn.Module):
         return x + y.permute(0, 2, 3, 1).view_as(x)
 
 
+class Costs(NamedTuple):
+    """What the aggregator makes of K of the N classes."""
+
+    embeddings: Tensor  # (B, K, h, w, width)
+    cosines: Tensor  # (B, K, h, w)
+    chosen: Tensor | None  # (B, K): the classes of the largest cosine in each image; None: all
+
+
 class Aggregator(nn.Module):
     """From F and the rows of the classes to enhanced cost embeddings."""
 
@@ -266,12 +275,8 @@ class Aggregator(nn.Module):
         self.spatial = nn.ModuleList(SpatialEnhancement(options) for _ in range(options.layers))
         self.between = nn.ModuleList(ClassEnhancement(options) for _ in range(options.layers))
 
-    def forward(self, fused: Tensor, guide: Tensor, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Map F and what guides, (B, embed, h, w), and unit rows (N, embed).
-
-        Returns cost embeddings (B, K, h, w, C) and the classes (B, K) that they belong to: None if
-        all N are kept, else those of the largest cosine in each image.
-        """
+    def forward(self, fused: Tensor, guide: Tensor, rows: Tensor) -> Costs:
+        """Compare F with unit rows (N, embed), guided by a map; both maps are (B, embed, h, w)."""
         batch, _, h, w = fused.shape
         costs = functional.conv2d(functional.normalize(fused, dim=1), rows[:, :, None, None])
         kept, chosen = rows[None], None
@@ -287,7 +292,7 @@ class Aggregator(nn.Module):
         for spatial, between in zip(self.spatial, self.between, strict=True):
             x = recompute(spatial, again, x, guide)
             x = recompute(between, again, x, text_guide)
-        return x, chosen
+        return Costs(x, costs, chosen)
 
 
 def exceeds(classes: int, longest: int) -> bool:

@@ -105,12 +105,12 @@ PRESETS: dict[str, LMSegConfig] = {
     # sized for training from scratch on a few CPU cores
     'tiny': LMSegConfig(
         clip=ClipOptions(width=96, layers=4, heads=3, ratio=2, patch=8, positions=16, taps=(1, 2),
-                         attention='eager'),
+                         stem=True, attention='eager'),
         sam=SamOptions(width=96, layers=4, heads=3, ratio=2, patch=8, positions=16, window=8,
-                       global_blocks=(1, 3), neck=96, taps=(1, 2), attention='eager'),
+                       global_blocks=(1, 3), neck=96, taps=(1, 2), stem=True, attention='eager'),
         text=BYTES,
         cost=CostOptions(width=32, ratio=2, window=10, guidance=32, decoder=(32, 16),
-                         decoder_raw=(32, 16), decoder_guidance=(16, 16)),
+                         decoder_guidance=(16, 8), skip=10.0),
         embed=96, decoder_guidance='sam', aux='sam', trainable='.*',
     ),
     'small': replace(_BASE, sam=None, aux='clip'),  # CAT-Seg with a second image: no SAM to run
@@ -185,9 +185,11 @@ class LMSeg(nn.Module):
         self.fusion = Fusion(config)
         self.aggregator = Aggregator(cost, config.embed)
         narrow = cost.decoder_guidance if guided else (0, 0)
-        self.decoder = CostDecoder(cost.width, cost.decoder, narrow)
-        self.guidance = Guidance(getattr(config, config.decoder_guidance).width, cost.decoder_raw,
-                                 narrow) if guided else None
+        self.decoder = CostDecoder(cost.width, cost.decoder, narrow, cost.skip)
+        self.guidance = None
+        if guided:
+            guide = getattr(config, config.decoder_guidance)
+            self.guidance = Guidance(guide.width, cost.decoder_raw, narrow, guide.stem)
         mixed = {'none': (), 'clip': (config.embed,), 'sam': (getattr(config.sam, 'neck', 0),)}
         widths = mixed[config.aux] + (narrow if config.decoder_guidance == config.aux else ())
         self.gates = nn.ModuleList(Gate(width, len(self.modalities)) for width in widths if width)
@@ -279,9 +281,12 @@ class LMSeg(nn.Module):
         guidance = [None, None] if self.guidance is None else self.guidance(taps)
         if len(self.gates) > 1:
             guidance = [gate(x, ids) for gate, x in zip(self.gates[1:], guidance, strict=True)]
-        costs, chosen = self.aggregator(self.fusion(clip, sam), clip, rows)
-        logits = recompute(self.decoder, self.checkpointing and self.training, costs, guidance)
-        return logits if chosen is None else placed(logits, chosen, rows.shape[0], FLOOR)
+        costs = self.aggregator(self.fusion(clip, sam), clip, rows)
+        logits = recompute(self.decoder, self.checkpointing and self.training, costs.embeddings,
+                           costs.cosines, guidance)
+        if costs.chosen is None:
+            return logits
+        return placed(logits, costs.chosen, rows.shape[0], FLOOR)
 
     def _see(self, branch: str, pair: tuple[Tensor, Tensor], grid: tuple[int, int],
              ids: list[int]) -> tuple[Tensor, list[Tensor]]:

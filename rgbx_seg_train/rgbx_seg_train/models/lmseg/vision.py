@@ -7,33 +7,41 @@ CAT-Seg (arXiv 2303.11797; cvlab-kaist/CAT-Seg at 6d3a188): its last block adds 
 projection of the value of each token to the class token, then comes the MLP; so the query and key
 of that block move nothing. Position embeddings of both are resized to the grid of tokens that the
 image has, bicubic for CLIP as in CAT-Seg, bilinear for SAM (nobody says how).
+Ours, for encoders that are trained from scratch: patches by convolutions, whose maps on the way can
+guide the decoder instead of tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, SamVisionConfig
-from transformers.models.sam.modeling_sam import SamVisionEncoder
+from transformers.models.sam.modeling_sam import SamLayerNorm, SamVisionEncoder
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train.models.blocks.mit import recompute, to_map
+from rgbx_seg_train.models.blocks.mit import recompute, to_map, to_tokens
 from rgbx_seg_train.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def _check(name: str, width: int, heads: int, layers: int, taps: tuple[int, int]) -> None:
-    if width % heads:
-        raise RgbxSegError(f'lmseg: {name}.heads is {heads}, expected a divisor of {name}.width, '
-                           f'{width}; choose another.')
-    if not 1 <= taps[0] <= taps[1] < layers:
-        raise RgbxSegError(f'lmseg: {name}.taps is {list(taps)}, expected two numbers of blocks '
-                           f'from 1 to {layers - 1}, the smaller first; choose such.')
+def _check(name: str, options: ClipOptions | SamOptions) -> None:
+    if options.width % options.heads:
+        raise RgbxSegError(f'lmseg: {name}.heads is {options.heads}, expected a divisor of '
+                           f'{name}.width, {options.width}; choose another.')
+    first, second = options.taps
+    if not 1 <= first <= second < options.layers:
+        raise RgbxSegError(f'lmseg: {name}.taps is {[first, second]}, expected two numbers of '
+                           f'blocks from 1 to {options.layers - 1}, the smaller first; choose '
+                           'such.')
+    if options.stem and (options.patch < 8 or options.patch & (options.patch - 1)):
+        raise RgbxSegError(f'lmseg: {name}.patch is {options.patch} with {name}.stem, expected a '
+                           'power of two from 8 on; choose one.')
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,12 @@ class ClipOptions:
     patch: int = 16
     positions: int = 14  # side of the grid that the position embedding has
     taps: tuple[int, int] = (4, 8)  # after so many blocks it can guide the decoder
+    stem: bool = False  # patches by 3x3 convolutions, which then guide the decoder
     attention: str = 'sdpa'  # transformers' implementation
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        _check('clip', self.width, self.heads, self.layers, self.taps)
+        _check('clip', self)
 
 
 @dataclass(frozen=True)
@@ -68,16 +77,42 @@ class SamOptions:
     global_blocks: tuple[int, ...] = (2, 5, 8, 11)  # blocks that attend to the whole image
     neck: int = 256  # channels of its output
     taps: tuple[int, int] = (4, 8)  # after so many blocks it can guide the decoder
+    stem: bool = False  # patches by 3x3 convolutions, which then guide the decoder
     attention: str = 'sdpa'  # transformers' implementation
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
-        _check('sam', self.width, self.heads, self.layers, self.taps)
+        _check('sam', self)
 
 
 CLIP_LARGE = ClipOptions(width=1024, layers=24, heads=16, patch=14, positions=24, taps=(8, 16))
 SAM_LARGE = SamOptions(width=1024, layers=24, heads=16, global_blocks=(5, 11, 17, 23),
                        taps=(8, 16))
+
+
+class Stem(nn.Module):
+    """Patches by 3x3 convolutions, each of which halves the image."""
+
+    def __init__(self, width: int, patch: int) -> None:
+        super().__init__()
+        count = patch.bit_length() - 1
+        widths = [3, *(width >> i for i in reversed(range(count)))]
+        self.convs = nn.ModuleList(nn.Conv2d(narrow, wide, 3, 2, 1)
+                                   for narrow, wide in pairwise(widths))
+        self.norms = nn.ModuleList(SamLayerNorm(wide, data_format='channels_first')
+                                   for wide in widths[1:-1])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Map images to patches (B, width, h, w), and to two finer maps.
+
+        These are (B, width / 2, 2h, 2w) and (B, width / 4, 4h, 4w).
+        """
+        *convs, last = self.convs
+        maps = []
+        for conv, norm in zip(convs, self.norms, strict=True):
+            images = functional.gelu(norm(conv(images)))
+            maps.append(images)
+        return last(images), maps[:-3:-1]
 
 
 class DenseClip(nn.Module):
@@ -92,6 +127,8 @@ class DenseClip(nn.Module):
             patch_size=options.patch, image_size=options.patch * options.positions,
             projection_dim=embed, attn_implementation=options.attention,
         ))
+        if options.stem:
+            self.model.vision_model.embeddings.patch_embedding = Stem(options.width, options.patch)
 
     def idle(self) -> tuple[nn.Module, ...]:
         """Return the parts that the dense reading never asks."""
@@ -101,12 +138,14 @@ class DenseClip(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Map images (B, 3, h * patch, w * patch) with CLIP's mean and deviation.
 
-        Returns F_c (B, embed, h, w) and the tokens after the two taps, (B, width, h, w).
+        Returns F_c (B, embed, h, w) and what can guide: the tokens after the two taps, (B, width,
+        h, w), or the two maps of the stem.
         """
-        vision = self.model.vision_model
-        h, w = (side // self.options.patch for side in images.shape[2:])
-        x = vision.embeddings(images, interpolate_pos_encoding=True)
-        x = vision.pre_layrnorm(x)
+        vision, embeddings = self.model.vision_model, self.model.vision_model.embeddings
+        x, maps = _patches(embeddings.patch_embedding, images)
+        h, w = x.shape[2:]
+        x = torch.cat([embeddings.class_embedding.expand(len(x), 1, -1), to_tokens(x)], dim=1)
+        x = vision.pre_layrnorm(x + embeddings.interpolate_pos_encoding(x, *images.shape[2:]))
         *blocks, last = vision.encoder.layers
         taps = []
         for number, block in enumerate(blocks, 1):
@@ -114,7 +153,7 @@ class DenseClip(nn.Module):
             taps += [to_map(x[:, 1:], h, w)] * self.options.taps.count(number)
         x = self._read_densely(last, x)
         x = self.model.visual_projection(vision.post_layernorm(x[:, 1:]))
-        return to_map(x, h, w), taps
+        return to_map(x, h, w), maps or taps
 
     @staticmethod
     def _read_densely(block: nn.Module, x: Tensor) -> Tensor:
@@ -140,14 +179,16 @@ class SamEncoder(nn.Module):
             initializer_range=0.02,  # transformers' own, 1e-10, is for weights that are loaded
             attn_implementation=options.attention,
         ))
+        if options.stem:
+            self.model.patch_embed.projection = Stem(options.width, options.patch)
 
     def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Map images (B, 3, h * patch, w * patch), ImageNet-normalized, which is SAM's way.
 
-        Returns the neck's map (B, neck, h, w) and the tokens after the two taps, (B, width, h, w).
+        Returns the neck's map (B, neck, h, w) and what can guide, as CLIP does.
         """
         model = self.model
-        x = model.patch_embed.projection(images)  # (B, width, h, w)
+        x, maps = _patches(model.patch_embed.projection, images)
         positions = model.pos_embed.permute(0, 3, 1, 2)
         if positions.shape[2:] != x.shape[2:]:
             positions = functional.interpolate(positions, tuple(x.shape[2:]), mode='bilinear')
@@ -156,7 +197,12 @@ class SamEncoder(nn.Module):
         for number, block in enumerate(model.layers, 1):
             x = recompute(block, self.checkpointing and self.training, x)
             taps += [x.permute(0, 3, 1, 2)] * self.options.taps.count(number)
-        return model.neck(x), taps
+        return model.neck(x), maps or taps
+
+
+def _patches(embedding: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return patches (B, width, h, w), and the stem's finer maps if there is one."""
+    return embedding(images) if isinstance(embedding, Stem) else (embedding(images), [])
 
 
 def for_clip(images: Tensor) -> Tensor:
