@@ -25,10 +25,11 @@ from rgbx_seg_ros.depth_images import DepthImages
 from rgbx_seg_ros.eval_calibration import Calibration, Kinds
 from rgbx_seg_ros.eval_decoding import Decoded, Waiting, decode, rgb_stamp
 from rgbx_seg_ros.eval_frames import BagPair
-from rgbx_seg_ros.eval_labels import Decoder, FolderLabels, TopicLabels
+from rgbx_seg_ros.eval_labels import FolderLabels, TopicLabels
 from rgbx_seg_ros.eval_settings import EvalSettings
 from rgbx_seg_ros.eval_sync import SyncReport
 from rgbx_seg_ros.images import ImageError
+from rgbx_seg_ros.label_decoder import Decoder
 from rgbx_seg_ros.manifest import ClassInfo, Manifest
 from rgbx_seg_ros.registration import Registration
 from rgbx_seg_ros.sync import STREAMS, Pair

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rgbx_seg_ros import RgbxSegError, incoming
-from rgbx_seg_ros.eval_labels import Decoder
 from rgbx_seg_ros.images import ImageError
+from rgbx_seg_ros.label_decoder import Decoder
 from rgbx_seg_ros.manifest import ClassInfo
 from rgbx_seg_ros.metrics import Confusion
 from rgbx_seg_ros.statuses import Score

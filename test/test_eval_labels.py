@@ -13,7 +13,8 @@ import pytest
 from bundles import CLASSES
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_ros.eval_labels import Decoder, FolderLabels, TopicLabels, load_palette
+from rgbx_seg_ros.eval_labels import FolderLabels, TopicLabels
+from rgbx_seg_ros.label_decoder import Decoder, load_palette
 from rgbx_seg_ros.manifest import ClassInfo
 
 IDS = np.random.default_rng(0).choice([0, 1, 2, 255], (6, 9)).astype(np.uint8)
