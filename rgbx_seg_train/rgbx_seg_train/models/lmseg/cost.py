@@ -26,9 +26,11 @@ from torch.nn import functional
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models.blocks.mit import recompute
+from rgbx_seg_train.models.family import choose
 
 FORBIDDEN = -100.0  # added to the logit of a key that is not to be seen, as in Swin
 EPSILON = 1e-6  # of the linear attention
+ENHANCEMENTS = ('both', 'spatial', 'class', 'none')
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class CostOptions:
     width: int = 128  # channels of a cost embedding
     kernel: int = 7  # of the cost embedding
     layers: int = 2
+    enhance: str = 'both'  # of a layer: both its parts, spatial or class alone, or none
     heads: int = 4
     ratio: int = 4  # MLP width over token width
     window: int = 12  # largest side of the attention windows
@@ -52,6 +55,7 @@ class CostOptions:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
+        choose('lmseg', 'cost.enhance', self.enhance, ENHANCEMENTS)
         if self.width % self.heads:
             raise RgbxSegError(f'lmseg: cost.heads is {self.heads}, expected a divisor of '
                                f'cost.width, {self.width}; choose another.')
@@ -270,15 +274,19 @@ class Aggregator(nn.Module):
         super().__init__()
         self.options, self.checkpointing = options, False
         self.embed = nn.Conv2d(1, options.width, options.kernel, padding=options.kernel // 2)
-        self.guide = nn.Sequential(nn.Conv2d(embed, options.guidance, 3, padding=1), nn.ReLU())
-        self.text_guide = nn.Sequential(nn.Linear(embed, options.guidance), nn.ReLU())
-        self.spatial = nn.ModuleList(SpatialEnhancement(options) for _ in range(options.layers))
-        self.between = nn.ModuleList(ClassEnhancement(options) for _ in range(options.layers))
+        self.guide = self.text_guide = None
+        if options.enhance in ('both', 'spatial'):
+            self.guide = nn.Sequential(nn.Conv2d(embed, options.guidance, 3, padding=1), nn.ReLU())
+            self.spatial = nn.ModuleList(SpatialEnhancement(options) for _ in range(options.layers))
+        if options.enhance in ('both', 'class'):
+            self.text_guide = nn.Sequential(nn.Linear(embed, options.guidance), nn.ReLU())
+            self.between = nn.ModuleList(ClassEnhancement(options) for _ in range(options.layers))
 
     def forward(self, fused: Tensor, guide: Tensor, rows: Tensor) -> Costs:
         """Compare F with unit rows (N, embed), guided by a map; both maps are (B, embed, h, w)."""
         batch, _, h, w = fused.shape
-        costs = functional.conv2d(functional.normalize(fused, dim=1), rows[:, :, None, None])
+        # not as a convolution: TensorRT takes no weights of one from an input
+        costs = (rows @ functional.normalize(fused, dim=1).flatten(2)).unflatten(2, (h, w))
         kept, chosen = rows[None], None
         if exceeds(rows.shape[0], self.options.longest):
             number = torch.sym_min(rows.shape[0], self.options.longest)
@@ -287,11 +295,14 @@ class Aggregator(nn.Module):
             kept = rows[chosen]  # (B, K, embed)
         x = self.embed(costs.reshape(-1, 1, h, w)).permute(0, 2, 3, 1)
         x = x.unflatten(0, (batch, -1))
-        guide, text_guide = self.guide(guide), self.text_guide(kept)
+        guide = None if self.guide is None else self.guide(guide)
+        text_guide = None if self.text_guide is None else self.text_guide(kept)
         again = self.checkpointing and self.training
-        for spatial, between in zip(self.spatial, self.between, strict=True):
-            x = recompute(spatial, again, x, guide)
-            x = recompute(between, again, x, text_guide)
+        for layer in range(self.options.layers):
+            if guide is not None:
+                x = recompute(self.spatial[layer], again, x, guide)
+            if text_guide is not None:
+                x = recompute(self.between[layer], again, x, text_guide)
         return Costs(x, costs, chosen)
 
 
