@@ -95,6 +95,8 @@ def _parser() -> Arguments:
         "image at the network's size")
     add('--scales', default='1', metavar='LIST', help='of protocol paper: such as 0.75,1,1.25')
     add('--flip', action='store_true', help='of protocol paper: mirrored as well')
+    add('--class-embeddings', type=Path, metavar='FILE', help='of a checkpoint that reads text: '
+        "rgbx_embed_classes' of the data's classes, in the place of its own")
     add('--robustness', type=int, metavar='N', help='frames of each data set that also run with '
         f'faults of the cameras (default: {ROBUSTNESS} for a report, else 0)')
     add('--pictures', type=int, default=PICTURES, metavar='N', help='worst and best frames shown '
@@ -139,7 +141,7 @@ def _main() -> None:
         check_target(args.out)
     else:
         check_json(args.out)
-    model = open_subject(args.model, args.backend, args.precision, passes)
+    model = open_subject(args.model, args.backend, args.precision, passes, args.class_embeddings)
     config = _config(args, model)
     sources = getattr(config.data, args.split)
     if not sources:

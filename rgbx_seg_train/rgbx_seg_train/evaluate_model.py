@@ -28,6 +28,7 @@ from rgbx_seg_train.data.synthetic import aux_encoding
 from rgbx_seg_train.evaluate_windows import Passes, WholeImages
 from rgbx_seg_train.export_graph import BundleGraph
 from rgbx_seg_train.score import chosen_channels, infos_of
+from rgbx_seg_train.text import load_class_embeddings
 from rgbx_seg_train.torch_engine import TorchEngine
 
 PROTOCOLS = ('robot', 'paper')
@@ -106,12 +107,24 @@ class BundleModel:
 
 
 class CheckpointModel:
-    """A checkpoint, run by torch for any modality and any data set that it learned."""
+    """A checkpoint, run by torch for any modality and any data set that it learned.
 
-    def __init__(self, path: Path, passes: Passes | None = None) -> None:
-        """Load it; without `passes` it runs as on the robot, else as papers do."""
+    One that reads text may be scored on classes that it never saw.
+    """
+
+    def __init__(self, path: Path, passes: Passes | None = None,
+                 embeddings: Path | None = None) -> None:
+        """Load it; without `passes` it runs as on the robot, else as papers do.
+
+        `embeddings`, a file of `rgbx_embed_classes`, are those of the classes to be scored.
+        """
         self.path, self._passes, self.as_robot = path, passes, passes is None
         self._model, self._checkpoint = load_model(path)
+        self._embeddings = embeddings
+        if embeddings is not None and not hasattr(self._model, 'set_classes'):
+            raise RgbxSegError(f'{path} is of the family {self._checkpoint.config.model.family}, '
+                               'which reads no text; expected one that does, for '
+                               '--class-embeddings; leave them out.')
         self.config = self._checkpoint.config
         self.name, self.family = self.config.name, self.config.model.family
         self._network = self.config.data.height, self.config.data.width
@@ -123,7 +136,11 @@ class CheckpointModel:
     def check(self, kind: Kind, data: DataConfig) -> None:
         """Raise RgbxSegError unless it can be scored on samples of a kind."""
         own = self.config
-        check_classes(self.path, own.data.class_infos, data.class_infos)
+        if self._embeddings is None:
+            check_classes(self.path, own.data.class_infos, data.class_infos)
+        else:
+            self._model.set_classes(  # type: ignore[operator]
+                load_class_embeddings(self._embeddings, data.class_infos))
         built = own.model.modalities or MODALITIES
         learned = {modality_of(source, own.data) for source in own.data.train} or set(built)
         if kind.modality not in learned & set(built):
@@ -141,7 +158,7 @@ class CheckpointModel:
         channels, ids = chosen_channels(kind.classes, data)
         chosen = () if channels is None else channels.tolist()
         graph = BundleGraph(self._model.merge(kind.modality),  # type: ignore[operator]
-                            self.config.data.zero_aux, chosen)
+                            self.config.data.zero_aux, chosen, self.config.loss.criterion)
         if self._passes is not None:
             run = WholeImages(graph.to(self.device), self._network, self._passes,
                               self.config.loss.criterion)
@@ -154,8 +171,11 @@ class CheckpointModel:
 
 
 def open_subject(path: Path, backend: str = 'auto', precision: str = 'auto',
-                 passes: Passes | None = None) -> BundleModel | CheckpointModel:
+                 passes: Passes | None = None, embeddings: Path | None = None
+                 ) -> BundleModel | CheckpointModel:
     """Return the model of a bundle folder or a checkpoint; `passes` ask for the papers' protocol.
+
+    `embeddings` are those of classes that a checkpoint is to be scored on instead of its own.
 
     Raises:
         RgbxSegError: it is neither, or it has not what was asked for.
@@ -166,11 +186,15 @@ def open_subject(path: Path, backend: str = 'auto', precision: str = 'auto',
             raise RgbxSegError(f'{path} is a bundle, whose answer is a label at its own size; '
                                'expected a checkpoint for --protocol paper: name that, or leave '
                                'the protocol out.')
+        if embeddings is not None:
+            raise RgbxSegError(f'{path} is a bundle, which has a bank of its own or none; expected '
+                               'a checkpoint for --class-embeddings: name that, or leave them '
+                               'out.')
         return BundleModel(path, backend, precision)
     if (backend, precision) != ('auto', 'auto'):
         raise RgbxSegError(f'{path} is a checkpoint, which torch runs in float32; expected a '
                            'bundle with --backend and --precision: leave them out or export it.')
-    return CheckpointModel(path, passes)
+    return CheckpointModel(path, passes, embeddings)
 
 
 def manifest_for(manifest: Manifest, kind: Kind, infos: tuple[ClassInfo, ...]) -> Manifest:
