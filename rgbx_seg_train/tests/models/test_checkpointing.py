@@ -13,18 +13,23 @@ from base import N_CLASSES, fake_pair, fill
 from torch import Tensor, nn
 
 from rgbx_seg_train.models import FAMILIES, find_family
+from rgbx_seg_train.models.lmseg import PRESETS as LMSEG
 from rgbx_seg_train.models.master import PRESETS as MASTER
+from rgbx_seg_train.models.sartm import PRESETS as SARTM
 from rgbx_seg_train.models.segrgbx import PRESETS as SEGRGBX
 from rgbx_seg_train.models.shifnet import PRESETS as SHIFNET
 
 TINY = replace(SEGRGBX['tiny'], drop_path=0.3, head_dropout=0.1)  # drops at random, CLIP learns
 MASTER_TINY = MASTER['tiny']
 CONFIGS = {
+    'lmseg': LMSEG['tiny'],
     'segrgbx': TINY,
     'segrgbx, its CLIP frozen': replace(TINY, clip=replace(TINY.clip, frozen=True)),
     'segrgbx without CLIP': replace(TINY, clip=None),
     'shifnet': replace(SHIFNET['micro'], dropout=0.1),
     'shifnet, its trunk frozen': replace(SHIFNET['micro'], dropout=0.1, frozen=True),
+    'sartm': SARTM['tiny'],
+    'sartm, its trunk frozen': replace(SARTM['tiny'], frozen=True),
     'master': MASTER_TINY,
     'master, its CLIP and its language model frozen': replace(
         MASTER_TINY, vision=replace(MASTER_TINY.vision, frozen=True),
