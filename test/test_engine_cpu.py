@@ -27,7 +27,7 @@ from rgbx_seg_ros import RgbxSegError, engine_onnxruntime, engine_openvino
 from rgbx_seg_ros.engine import BackendUnavailable, Model, open_engine
 from rgbx_seg_ros.engine_onnxruntime import OnnxRuntimeEngine
 from rgbx_seg_ros.engine_openvino import OpenVinoEngine
-from rgbx_seg_ros.manifest import Variant, load_bundle, save_bundle, sha256_of
+from rgbx_seg_ros.manifest import SceneGraph, Variant, load_bundle, save_bundle, sha256_of
 
 ENGINES = {'openvino': OpenVinoEngine, 'onnxruntime': OnnxRuntimeEngine}
 both = pytest.mark.parametrize('backend', ENGINES)
@@ -126,6 +126,48 @@ def test_two_graphs_take_the_scene_that_is_given(tmp_path, backend):
     kept = tuple(array.copy() for array in scene)
     np.testing.assert_array_equal(engine(*first, kept)[0], expected(*first, seen=second))
     np.testing.assert_array_equal(engine(*first)[0], expected(*first, seen=first))
+
+
+def renamed(content):
+    return content.replace(b's_rgb', b'c_rgb').replace(b's_aux', b'c_aux')  # of the same length
+
+
+@both
+def test_what_a_scene_hands_over_may_be_called_anything(tmp_path, backend):
+    own = replace(manifest(), scene=SceneGraph('', 4, 3, ('c_rgb', 'c_aux')))
+    save_bundle(tmp_path / 'b', renamed(tiny_onnx(scene_width=4)), own, renamed(scene_onnx()))
+    engine = ENGINES[backend](model_of(tmp_path / 'b'))
+    first, second = pair(0), (pair(1)[0] // 2, pair(1)[1] // 3)
+    kept = tuple(array.copy() for array in engine.embed(*second))
+    np.testing.assert_array_equal(engine(*first, kept)[0], expected(*first, seen=second))
+    np.testing.assert_array_equal(engine(*first)[0], expected(*first, seen=first))
+
+
+@both
+def test_a_scene_may_hand_over_one_tensor(tmp_path, backend):
+    inputs = [info('rgb', 1, HEIGHT, WIDTH, 3), info('aux', 1, HEIGHT, WIDTH, 1)]
+    code = info('codebook', 1, 2, kind=TensorProto.FLOAT)
+    read = [helper.make_node('Cast', ['aux'], ['aux_f'], to=TensorProto.FLOAT)]
+    most = [helper.make_node('ReduceMax', ['aux_f', 'all'], ['most'], keepdims=0),
+            helper.make_node('Expand', ['most', 'shape'], ['codebook'])]
+    scene = to_bytes([*read, *most], inputs, [code], {
+        'all': np.array([1, 2, 3], np.int64), 'shape': np.array([1, 2], np.int64)})
+    answer = [helper.make_node('ReduceMax', ['codebook'], ['limit'], keepdims=0),
+              helper.make_node('Squeeze', ['aux_f', 'last'], ['image']),
+              helper.make_node('Equal', ['image', 'limit'], ['is_most']),
+              *(helper.make_node('Cast', ['is_most'], [name], to=TensorProto.UINT8)
+                for name in ('label', 'confidence'))]
+    network = to_bytes([*read, *answer], [*inputs, code],
+                       [info(name, 1, HEIGHT, WIDTH) for name in ('label', 'confidence')],
+                       {'last': np.array([3], np.int64)})
+    save_bundle(tmp_path / 'b', network,
+                replace(manifest(), scene=SceneGraph('', 2, 3, ('codebook',))), scene)
+    engine = ENGINES[backend](model_of(tmp_path / 'b'))
+    rgb, aux = pair()
+    kept = np.array(engine.embed(rgb, aux // 2)[0])
+    assert kept.shape == (1, 2)
+    np.testing.assert_array_equal(engine(rgb, aux)[0], aux[..., 0] == aux.max())
+    np.testing.assert_array_equal(engine(rgb, aux, (kept,))[0], aux[..., 0] == aux.max() // 2)
 
 
 @both
