@@ -159,7 +159,7 @@ def _plain(text: str) -> str:
 
 def _hint(name: str, known: Sequence[str]) -> str:
     if near := nearest(name, known):
-        return f'the nearest are {", ".join(map(repr, near))}'
+        return f'the nearest {"is" if len(near) == 1 else "are"} {", ".join(map(repr, near))}'
     more = ', …' if len(known) > NEAREST else ''
     return f'it has {", ".join(map(repr, known[:NEAREST]))}{more}'
 

@@ -37,7 +37,7 @@ def test_changes_and_refusals_are_recorded_with_pictures_and_times(tmp_path):
         (0, ['unlabeled', 'car', 'person']), (1, ['dog', 'road']), (1, ['dog', 'road']),
         (2, ['car', 'human'])]
     assert [bool(change['refused']) for change in changes] == [False, False, True, False]
-    assert "the nearest are 'person'" in changes[2]['refused']
+    assert "the nearest is 'person'" in changes[2]['refused']
     for change in (changes[1], changes[3]):
         assert change['masks'] and 0 < change['before_ns'] < change['after_ns']
         assert change['took_ms'] > 0

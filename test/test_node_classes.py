@@ -147,7 +147,7 @@ def test_label_info_follows_where_vision_msgs_is_installed(running):
 
 
 @pytest.mark.parametrize('names, told', [
-    (['car', 'Truck'], r"class 'Truck' is not among the 6 names .* the nearest are 'truck'"),
+    (['car', 'Truck'], r"class 'Truck' is not among the 6 names .* the nearest is 'truck'"),
     (['lorry'], r"'lorry' is not among .*it has 'unlabeled', 'car', 'person', …"),
     (['car', 'dog', 'car'], "class 'car' was asked for twice"),
     (['car', 'dog', 'road', 'person', 'truck'], '5 classes were asked for; expected at most 4'),

@@ -81,8 +81,8 @@ def test_equal_colors_of_a_bank_become_different_ones_for_as_many_classes_as_the
     (['car', 'car'], "'car' was asked for twice"),
     (['Traffic-Light'], "among the 6 names of the bank; the nearest are 'traffic light'"),
     (['trafic sign'], "the nearest are 'traffic_sign', 'traffic light'"),
-    (['hydrant'], "the nearest are 'fire hydrant'"),
-    (['walker'], "the nearest are 'Pedestrian, walker'"),
+    (['hydrant'], "the nearest is 'fire hydrant'"),
+    (['walker'], "the nearest is 'Pedestrian, walker'"),
     (['zebra'], "it has 'car', 'traffic light', 'traffic_sign', …"),
     ([Wanted('person', of='persn')], "class 'persn' is not among .* 'person'"),
     ([Wanted('car', description='a blue car')], 'the robot has no text model; .*elsewhere by '
