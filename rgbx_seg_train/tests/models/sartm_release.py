@@ -28,7 +28,7 @@ def shapes(config: SARTMConfig, n_classes: int) -> dict[str, tuple[int, ...]]:
             found[f'{name}.bias'] = shape[:1]
 
     def mlp(name: str, *dims: int) -> None:
-        for i, (dim, out) in enumerate(zip(dims, dims[1:])):
+        for i, (dim, out) in enumerate(zip(dims, dims[1:], strict=False)):
             layer(f'{name}.layers.{i}', out, dim)
 
     hiera, trunk = config.hiera, 'sam.image_encoder.trunk'

@@ -11,7 +11,6 @@ names has: 1 is the fire extinguisher, 2 the backpack, 3 the hand drill, as in o
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 
@@ -200,7 +199,5 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         Published('FRM and FFM', 'components.fusion.total', 3_050_534, 0.0, _ANY, _CODE),
         Published('trunk', 'components.trunk.total', 68_675_712, 0.0, _ANY, _CODE),
         Published('neck', 'components.neck.total', 431_104, 0.0, _ANY, _CODE),
-        Published('trainable parameters', 'params_trainable', 8.8e6, math.nan, _ANY,
-                  'sum of the above for two modalities; the paper tells none'),
     ),
 }

@@ -77,7 +77,8 @@ class MaskDecoder(nn.Module):
         image = image[:, 0].transpose(1, 2).reshape(batch, width, height, columns)
         x = functional.gelu(self.norm(self.upscale[0](image) + middle))
         x = functional.gelu(self.upscale[1](x) + fine)
-        kernels = torch.stack([mlp(tokens[:, 0, 3 + i]) for i, mlp in enumerate(self.masks)], 1)
+        rows = tokens[:, 0, 3:3 + len(self.masks)].unbind(1)
+        kernels = torch.stack([mlp(row) for mlp, row in zip(self.masks, rows, strict=True)], 1)
         logits = (kernels @ x.flatten(2)).view(batch, -1, *x.shape[2:])
         if self.object_head is None:
             return logits

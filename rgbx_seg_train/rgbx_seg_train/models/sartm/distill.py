@@ -7,7 +7,8 @@ look with how alike their names are, row by row; L_cr compares the prototypes wi
 mean over batches. The paper's formulas are not fully known: both follow the official code, that
 L_se and L_cr are its `kl_loss` and `prototype_loss` is our reading, and so is the order of the
 weights. As in the code a class that is not in the batch has a prototype of zeros, which enters
-both terms and the running mean. Not as in the code: it divides each mean by the number of its
+both terms and the running mean. Not as in the code: it views (pixels, channels) as (channels,
+pixels) where it means to transpose, so that its means mix both, and divides them by the number of
 pixels once more. The batch is that of all processes together.
 Without embeddings of the names, each class is alike to itself alone: an identity matrix.
 """

@@ -95,7 +95,8 @@ PRESETS: dict[str, SARTMConfig] = {
     'tiny': SARTMConfig(
         hiera=HieraConfig(dim=32, heads=1, depths=(1, 2, 3, 1), windows=(8, 4, 8, 4),
                           global_blocks=(4, 5)),
-        frozen=False, width=128, rank=4, decoder_heads=4, decoder_hidden=256, branch='both',
+        frozen=False, width=128, rank=4, decoder_heads=4, decoder_hidden=128, branch='both',
+        aux_weight=1.0, prototype_weight=100.0, text_weight=1.0,
     ),
     'small': replace(_FULL, hiera=HIERA['tiny']),
     'base': replace(_FULL, hiera=HIERA['small']),
@@ -148,6 +149,8 @@ class SARTM(nn.Module):
             layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
         if config.frozen:
             self._freeze_prompt()
+        else:
+            self._start_afresh()
         dims = (config.width // 8, config.width // 4, config.width)
         fused = (config.aux_head, config.aux_head, config.aux_head or config.distills)
         self.fusion = nn.ModuleList(
@@ -166,6 +169,18 @@ class SARTM(nn.Module):
             value.requires_grad_(False)
         if self.decoder.object_head is not None:
             self.decoder.object_head.requires_grad_(False)
+
+    def _start_afresh(self) -> None:
+        """Draw the encoder anew, for a trunk that starts from nothing.
+
+        `transformers` draws all weights with a deviation of 0.02, too little for narrow layers.
+        """
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Conv2d):
+                module.reset_parameters()
+        nn.init.zeros_(self.decoder.empty_mask)
 
     def set_gradient_checkpointing(self, on: bool) -> None:
         """Compute most activations again in the backward pass instead of keeping them, or not.
