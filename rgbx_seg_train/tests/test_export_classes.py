@@ -222,3 +222,14 @@ def _label(bundle, backend, precision, rows):
     engine, _ = open_engine(bundle, backend, precision)
     engine.set_classes(rows)
     return engine(*images())[0].copy()
+
+
+def test_fixed_classes_have_the_probability_of_their_criterion_too(made, tmp_path):
+    folder, model, criterion = made
+    export(folder / 'model.safetensors', tmp_path / 'b', {})
+    engine, manifest = open_engine(tmp_path / 'b', 'onnxruntime', 'fp32')
+    assert manifest.vocabulary is None
+    label, confidence = engine(*images())
+    expected, share = answer(model, images(), model.class_rows.numpy(), criterion)
+    assert (label == expected).mean() > 0.999
+    assert np.abs(confidence / 255 - share)[label == expected].max() <= 0.51 / 255 + 1e-4
