@@ -191,10 +191,10 @@ def test_weights_of_other_sizes_or_models_are_refused(
         convert(model(replace(SMALL, language=replace(SMALL.language, vocabulary=200))), state)
     with pytest.raises(RgbxSegError, match=r"LLaMA weights: .*'layers\.1\."):
         convert(model(replace(SMALL, language=replace(SMALL.language, layers=1))), state)
-    with pytest.raises(RgbxSegError, match='CLIP weights'):
+    with pytest.raises(RgbxSegError, match='CLIP weights: found 3 layers, expected 4'):
         convert(model(replace(SMALL, vision=replace(VISION, layers=4))), state)
     save_file({'lm_head.weight': torch.zeros(2, 2)}, tmp_path / 'model.safetensors')
-    with pytest.raises(RgbxSegError, match='tensors are missing'):
+    with pytest.raises(RgbxSegError, match='found 0 layers'):
         convert(model(), read_weights(str(tmp_path), PARTS['llava'].files)[0])
 
 
@@ -251,9 +251,9 @@ def test_positions_are_those_of_sam() -> None:
 @pytest.mark.parametrize('own_mlps', [False, True])
 @torch.inference_mode()
 def test_masks_are_those_of_sam_on_equal_weights(own_mlps: bool) -> None:
-    """SAM's first token is that of the IoU, whose mask it does not make."""
+    """SAM's first token is that of the IoU, whose mask it does not make; ours adds the codes."""
     torch.manual_seed(0)
-    config = DecoderConfig(dim=32, depth=2, heads=4, hidden=64, own_mlps=own_mlps)
+    config = DecoderConfig(dim=32, depth=2, heads=4, hidden=64, fine=4, own_mlps=own_mlps)
     ours = MaskDecoder(config, 4, 1).eval()
     theirs = SamMaskDecoder(SamMaskDecoderConfig(
         hidden_size=32, mlp_dim=64, num_attention_heads=4, num_multimask_outputs=2,
@@ -262,9 +262,10 @@ def test_masks_are_those_of_sam_on_equal_weights(own_mlps: bool) -> None:
     for own, other in zip((0, 1, 3), (theirs.upscale_conv1, theirs.upscale_layer_norm,
                                       theirs.upscale_conv2), strict=True):
         other.load_state_dict(ours.enlarge[own].state_dict())
+    codes, image = torch.randn(1, 4, 32), torch.randn(1, 32, 3, 5)
     for n, mlp in enumerate(theirs.output_hypernetworks_mlps, 1):
         mlp.load_state_dict(ours.mlps[n if own_mlps else 0].state_dict())
-    codes, image = torch.randn(1, 4, 32), torch.randn(1, 32, 3, 5)
+        mlp.register_forward_pre_hook(lambda _, inputs, n=n: (inputs[0] + codes[:, n],))
     theirs.iou_token.weight.copy_(codes[0, :1])
     theirs.mask_tokens.weight.copy_(codes[0, 1:])
     expected = []
@@ -314,7 +315,7 @@ def test_codes_may_be_kept_while_images_change() -> None:
     ({'vision': {'fit': 'crop'}}, "vision.fit is 'crop', expected one of square, native"),
     ({'vision': {'features': [0]}}, r'vision.features is \(0,\), expected layers -24 to -1'),
     ({'vision': {'patch_size': 15}}, 'expected multiples of heads and of patch_size'),
-    ({'decoder': {'heads': 3}}, 'decoder has dim 256 and heads 3, expected a multiple of 8'),
+    ({'decoder': {'heads': 3}}, 'decoder has dim 256 and heads 3, expected a multiple of twice'),
 ])
 def test_choices_that_nothing_can_run_with_are_refused(options: dict, found: str) -> None:
     with pytest.raises(RgbxSegError, match=found):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor, nn
 
@@ -41,9 +41,15 @@ _WORDS = 'embed_tokens.weight'
 
 def convert_clip(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take CLIP's image tower, up to the last layer that is read."""
-    names = _tower_names(model)
-    known = _part(state, _VISION, lambda name: _is_deeper(model, name))
-    return _fill(model, names, known, 'CLIP weights')
+    found = _part(state, _VISION)
+    layers = len({name.split('.')[2] for name in found if name.startswith('encoder.layers.')})
+    if layers != model.config.vision.layers:  # else another layer than the one meant would be read
+        raise RgbxSegError(f'CLIP weights: found {layers} layers, expected '
+                           f'{model.config.vision.layers}; choose the preset that they are for.')
+    names = {name.removeprefix(_TOWER): (name,) for name in model.state_dict()
+             if name.startswith(_TOWER)}
+    return _fill(model, names, {name: value for name, value in found.items()
+                                if not _is_deeper(model, name)}, 'CLIP weights')
 
 
 def convert_language(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -67,11 +73,6 @@ def convert_llava(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Te
     filled = convert_clip(model, vision) | _fill(
         model, _projector_names(model), _part(projector, _PROJECTOR), 'LLaVA projector')
     return filled if model.config.language.weights else filled | convert_language(model, language)
-
-
-def _tower_names(model: nn.Module) -> _Names:
-    return {name.removeprefix(_TOWER): (name,) for name in model.state_dict()
-            if name.startswith(_TOWER)}
 
 
 def _llama_names(model: nn.Module) -> _Names:
@@ -98,13 +99,11 @@ def _is_deeper(model: nn.Module, name: str) -> bool:
         found[1] is None or int(found[1]) >= max(model.config.vision.depths))
 
 
-def _part(state: Mapping[str, Tensor], pattern: re.Pattern[str],
-          unused: Callable[[str], bool] = lambda name: False) -> dict[str, Tensor]:
+def _part(state: Mapping[str, Tensor], pattern: re.Pattern[str]) -> dict[str, Tensor]:
     """Return the tensors of one part by their names inside it; refuse what has no known name."""
     _refuse_unknown(name for name in state if not pattern.match(name))
-    inside = {pattern.sub('', name): value for name, value in state.items()
-              if pattern.match(name) and not _UNUSED.fullmatch(name)}
-    return {name: value for name, value in inside.items() if not unused(name)}
+    return {pattern.sub('', name): value for name, value in state.items()
+            if pattern.match(name) and not _UNUSED.fullmatch(name)}
 
 
 def _refuse_unknown(names: Iterable[str]) -> None:

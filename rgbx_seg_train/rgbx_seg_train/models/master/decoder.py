@@ -9,9 +9,12 @@ decoder's width, a learned weighted sum joins the t states of a class, and SAM's
 mask per class: a two-way transformer (`transformers`' own), two transposed convolutions and a small
 MLP per class token, whose output is compared with every pixel.
 Ours: one token per class takes the place of SAM's mask tokens, and its masks are logits of a
-softmax; one MLP reads all tokens, as they differ already. With several layers of CLIP each has a
-transformer and an embedding of its own, and a learned weighted sum joins the masks; the masks do
-not sharpen the next layer's features as in PixelLM, which would take a copy for each class.
+softmax; one MLP reads all tokens, as they differ already. It reads the code beside the token: the
+first attention of SAM's transformer has no skip, so that new tokens are little but their mean, no
+class differs from another, and from scratch next to nothing is learned for hundreds of steps.
+With several layers of CLIP each has a transformer and an embedding of its own, and a learned
+weighted sum joins the masks; the masks do not sharpen the next layer's features as in PixelLM,
+which would take a copy for each class.
 """
 
 from __future__ import annotations
@@ -41,13 +44,14 @@ class DecoderConfig:
     depth: int = 2  # layers of the two-way transformer
     heads: int = 8  # of its attentions
     hidden: int = 2048  # width of its MLPs
+    fine: int = 32  # channels of the enlarged features
     own_mlps: bool = False  # an MLP for each class instead of one for all, as SAM's mask tokens
 
     def __post_init__(self) -> None:
         """Refuse widths that cannot be halved and dealt out to the heads."""
-        if self.dim % 8 or self.dim // 2 % self.heads:
+        if self.dim % 2 or self.dim // 2 % self.heads:
             raise RgbxSegError(f'master: decoder has dim {self.dim} and heads {self.heads}, '
-                               'expected a multiple of 8 and of twice the heads; choose others.')
+                               'expected a multiple of twice the heads; choose others.')
 
 
 class CodebookHead(nn.Module):
@@ -57,6 +61,7 @@ class CodebookHead(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dim))
         self.weights = nn.Parameter(torch.full((tokens,), 1 / tokens))
+        _keep_variance(self.layers[0], self.layers[2])
 
     def forward(self, states: Tensor) -> Tensor:
         """Map (B, n_classes * tokens, width), a class's tokens in a row, to (B, n_classes, dim)."""
@@ -85,18 +90,22 @@ class MaskDecoder(nn.Module):
 
     def __init__(self, config: DecoderConfig, n_classes: int, scales: int) -> None:
         super().__init__()
-        dim, thin = config.dim, config.dim // 8
+        dim, fine = config.dim, config.fine
         self.positions = Positions(dim)
         sam = SamMaskDecoderConfig(
             hidden_size=dim, mlp_dim=config.hidden, num_hidden_layers=config.depth,
             num_attention_heads=config.heads, attn_implementation='sdpa')
         self.transformers = nn.ModuleList(SamTwoWayTransformer(sam) for _ in range(scales))
         self.enlarge = nn.Sequential(
-            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
-            SamLayerNorm(dim // 4, data_format='channels_first'), nn.GELU(),
-            nn.ConvTranspose2d(dim // 4, thin, 2, stride=2), nn.GELU())
-        self.mlps = nn.ModuleList(SamFeedForward(dim, dim, thin, 3)
+            nn.ConvTranspose2d(dim, 2 * fine, 2, stride=2),
+            SamLayerNorm(2 * fine, data_format='channels_first'), nn.GELU(),
+            nn.ConvTranspose2d(2 * fine, fine, 2, stride=2), nn.GELU())
+        self.mlps = nn.ModuleList(SamFeedForward(dim, dim, fine, 3)
                                   for _ in range(n_classes if config.own_mlps else 1))
+        _keep_variance(self.enlarge[0], self.enlarge[3])
+        for mlp in self.mlps:
+            _keep_variance(mlp.proj_in, *mlp.layers)
+            nn.init.normal_(mlp.proj_out.weight, std=(dim * fine) ** -0.5)  # logits of order 1
         several = scales > 1
         self.level_embedding = nn.Parameter(0.02 * torch.randn(scales, dim)) if several else None
         self.scale_weights = nn.Parameter(torch.full((scales,), 1 / scales)) if several else None
@@ -118,12 +127,20 @@ class MaskDecoder(nn.Module):
             image_positional_embeddings=self.positions(*image.shape[2:]),
             attention_similarity=None)
         pixels = pixels[:, 0].transpose(1, 2).unflatten(2, image.shape[2:])
-        fine = self.enlarge(pixels)  # (B, dim / 8, 4h, 4w)
-        return torch.einsum('bnc,bchw->bnhw', self._kernels(tokens[:, 0]), fine)
+        fine = self.enlarge(pixels)  # (B, fine, 4h, 4w)
+        return torch.einsum('bnc,bchw->bnhw', self._kernels(tokens[:, 0] + codes), fine)
 
     def _kernels(self, tokens: Tensor) -> Tensor:
-        """Return what each class looks for, (B, N, dim / 8)."""
+        """Return what each class looks for, (B, N, fine)."""
         if len(self.mlps) == 1:
             return self.mlps[0](tokens)
         return torch.stack([mlp(token) for mlp, token in
                             zip(self.mlps, tokens.unbind(1), strict=True)], 1)
+
+
+def _keep_variance(*layers: nn.Linear | nn.ConvTranspose2d) -> None:
+    """Begin with weights whose outputs, after a ReLU, vary as much as the inputs."""
+    for layer in layers:
+        inputs = layer.weight.shape[isinstance(layer, nn.Linear)]  # each pixel is made once
+        nn.init.normal_(layer.weight, std=(2 / inputs) ** 0.5)
+        nn.init.zeros_(layer.bias)

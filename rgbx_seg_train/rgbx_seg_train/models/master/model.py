@@ -52,13 +52,13 @@ _FULL = MASTERConfig()
 PRESETS: dict[str, MASTERConfig] = {
     # sized for training from scratch on a few CPU cores
     'tiny': MASTERConfig(
-        vision=VisionConfig(hidden=96, layers=5, heads=3, image_size=128, patch_size=8,
-                            fit='native', resize='bilinear', pool=4, frozen=False),
+        vision=VisionConfig(hidden=128, layers=3, heads=4, image_size=128, patch_size=8,
+                            features=(-1,), fit='native', stem=True, pool=4, frozen=False),
         language=LanguageOptions(
             width=96, layers=2, heads=3, hidden=256, vocabulary=byte_text.VOCABULARY, frozen=False,
             lora_rank=4, lora_alpha=4, lora_dropout=0.0,
             prompt=PromptOptions(system='', tokenizer=BYTES)),
-        decoder=DecoderConfig(dim=96, heads=3, hidden=256),
+        decoder=DecoderConfig(dim=96, heads=4, hidden=192),
     ),
     # published weights of other sizes behind the same words; nobody trained MASTER on them
     'small': MASTERConfig(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,7 @@ class VisionConfig:
     features: tuple[int, ...] = (-2,)  # layers read, the language model's first; (-2, -11): PixelLM
     fit: str = 'square'  # 'native': keep the size, up to whole patches, and stretch the positions
     resize: str = 'bicubic'  # to image_size: antialiased as CLIP's own; 'bilinear' costs less
+    stem: bool = False  # convolutions make the patches, as towers from scratch learn faster so
     pool: int = 1  # side of the squares of patches that the language model reads the average of
     attention: str = 'sdpa'  # transformers' implementation; 'eager' trains faster on a CPU
     frozen: bool = True  # the paper's; a tower without pretraining learns
@@ -69,6 +71,24 @@ class VisionConfig:
         return tuple(self.layers + 1 + i for i in self.features)
 
 
+class Stem(nn.Sequential):
+    """Patches by 3x3 convolutions that halve the image (Xiao et al., arXiv 2106.14881)."""
+
+    def __init__(self, hidden: int, patch_size: int) -> None:
+        count = patch_size.bit_length() - 1
+        widths = [3, *(hidden >> i for i in reversed(range(count)))]
+        layers: list[nn.Module] = []
+        for narrow, wide in pairwise(widths):
+            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1),
+                       nn.BatchNorm2d(wide), nn.GELU()]
+        super().__init__(*layers[:-2])
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the last weights: the tower asks for the type of those that make patches."""
+        return self[-1].weight
+
+
 class Patches(nn.Module):
     """CLIP's patches of images, of one or more of its layers."""
 
@@ -81,6 +101,8 @@ class Patches(nn.Module):
             image_size=config.image_size, patch_size=config.patch_size,
             attn_implementation=config.attention,
         ))
+        if config.stem:
+            self.tower.embeddings.patch_embedding = Stem(config.hidden, config.patch_size)
         self.tower.post_layernorm = nn.Identity()  # of the class token of the last layer
         self.tower.requires_grad_(not config.frozen)
         mean, std = torch.tensor(CLIP_MEAN), torch.tensor(CLIP_STD)
