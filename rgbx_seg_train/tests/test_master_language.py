@@ -227,6 +227,11 @@ def test_what_is_no_tokenizer_of_llama_is_refused(tmp_path: Path) -> None:
         open_tokenizer(str(tmp_path))
 
 
+def test_a_tokenizer_of_another_model_is_refused() -> None:
+    with pytest.raises(RgbxSegError, match=r'makes the token 256 .* knows 200'):
+        build(replace(SMALL, vocabulary=200))
+
+
 def test_a_prompt_that_is_too_long_is_refused() -> None:
     with pytest.raises(RgbxSegError, match=f'expected at most {LONGEST}'):
         encode(PROMPT, ['x' * 90] * 10 + ['y' * 200], open_tokenizer('bytes'))

@@ -139,7 +139,12 @@ class Language(nn.Module):
             raise RgbxSegError(f'master: found {len(names)} names of classes, expected '
                                f'{n_classes}; build the model for as many.')
         encoder = open_tokenizer(prompt.tokenizer or self.options.weights)
-        self._set_prompt(encode(prompt, names, encoder))
+        ids = encode(prompt, names, encoder)
+        if (highest := max(map(max, filter(None, ids)))) >= self.options.vocabulary:
+            raise RgbxSegError(f'master: the tokenizer makes the token {highest} of the prompt, '
+                               f'the language model knows {self.options.vocabulary}; expected the '
+                               'two of one model; name its tokenizer.')
+        self._set_prompt(ids)
         if self.options.codebook == 'names' and not self.named:
             self._name_codebook([encoder.encode(name.replace('_', ' ')) for name in names])
         self.named.fill_(True)
