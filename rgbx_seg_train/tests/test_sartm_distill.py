@@ -23,6 +23,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.checkpoint import build_model, load_checkpoint
 from rgbx_seg_train.config_augment import STILL
 from rgbx_seg_train.config_file import load_config
+from rgbx_seg_train.distill import Tap
 from rgbx_seg_train.learner import Learner
 from rgbx_seg_train.losses import Objective
 from rgbx_seg_train.models import find_config
@@ -125,6 +126,19 @@ def test_names_alike_pull_their_classes_together() -> None:
     alike = similarity(means.detach())
     assert losses[-1] < 0.01 * losses[0]
     torch.testing.assert_close(alike, similarity(made.text), atol=0.1, rtol=0)
+
+
+@torch.no_grad()
+def test_a_student_may_listen_to_both_images_whatever_answers() -> None:
+    model = SARTM(find_config('sartm', 'tiny', {'branch': 'sam'}), 9, ('thermal',)).eval()
+    tap, pair = Tap(model, 'sartm'), [torch.rand(1, 3, 64, 96) for _ in range(2)]
+    maps = []
+    for rgb, aux in (pair, pair[::-1], (pair[0], pair[0])):
+        model(rgb, aux, ['thermal'])
+        maps.append(tap.take())
+    assert maps[0].shape == (1, 128, 4, 6)
+    torch.testing.assert_close(maps[0], maps[1])  # a new LoRA tells no image from another
+    assert not maps[0].allclose(maps[2], atol=1e-2)
 
 
 def test_only_training_with_a_target_moves_the_prototypes() -> None:

@@ -43,7 +43,7 @@ FAMILIES: dict[str, Family] = {
                       features='fusion.2'),
     'sartm': Family(sartm.SARTMConfig, sartm.PRESETS, sartm.SARTM, sartm.PARTS,
                     sartm.PRETRAINED, sartm.PUBLISHED, size=(1280, 1280), n_classes=5,
-                    features='fusion.2'),
+                    features='common'),
     'master': Family(master.MASTERConfig, master.PRESETS, master.MASTER, master.PARTS,
                      master.PRETRAINED, master.PUBLISHED, size=(480, 640), n_classes=9,
                      features='to_decoder.0'),

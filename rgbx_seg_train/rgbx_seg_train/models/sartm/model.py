@@ -157,6 +157,7 @@ class SARTM(nn.Module):
             Fusion(dim, heads) if on else nn.Identity()
             for dim, heads, on in zip(dims, config.fusion_heads, fused, strict=True))
         self.aux_head = AuxiliaryHead(config.width, n_classes) if config.aux_head else None
+        self.common = nn.Identity()  # a mean of both images, for whom this model teaches
         self.distillation = (Distillation(n_classes, config.width, config.text_dim,
                                           config.momentum) if config.distills else None)
         self.loss_weights = {'aux': config.aux_weight, 'prototype': config.prototype_weight,
@@ -224,6 +225,8 @@ class SARTM(nn.Module):
             return resize(logits.contiguous(), canvas)[..., :size[0], :size[1]]
 
         levels = self.decoder.project(self.encoder(images).fpn_hidden_states[:LEVELS])
+        if self.common is not None:
+            self.common(sum(levels[-1].chunk(2)) / 2)
         if not self.training or target is None:
             return cut(self._answer(levels))
         auxiliary, terms = {}, {}
@@ -296,7 +299,7 @@ class MergedSARTM(nn.Module):
         self.modality = modality
         self.network = copy.deepcopy(model)
         self.network.modalities = (modality,)
-        self.network.distillation = None
+        self.network.distillation = self.network.common = None
         if model.config.branch == 'sam':
             self.network.fusion = self.network.aux_head = None
         for block in self.network.encoder.backbone.blocks:
