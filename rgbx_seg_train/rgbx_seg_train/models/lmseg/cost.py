@@ -52,6 +52,7 @@ class CostOptions:
     decoder_raw: tuple[int, int] = (256, 128)  # channels of the enlarged tokens that guide them
     decoder_guidance: tuple[int, int] = (32, 16)  # … after their projection
     skip: float = 0.0  # first factor of the costs that the logits get added; 0 = none, CAT-Seg
+    prior: float = 0.0  # first bias of the logits; below 0, most places are of most classes not
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""

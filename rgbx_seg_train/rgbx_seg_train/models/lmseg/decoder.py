@@ -68,12 +68,14 @@ class CostDecoder(nn.Module):
     """Two stages and a head of one channel, the same for all classes."""
 
     def __init__(self, width: int, widths: tuple[int, int], guidance: tuple[int, int],
-                 skip: float) -> None:
+                 skip: float = 0.0, prior: float = 0.0) -> None:
         super().__init__()
         self.skip = nn.Parameter(torch.tensor(skip)) if skip else None
         self.stages = nn.ModuleList((Stage(width, widths[0], guidance[0]),
                                      Stage(widths[0], widths[1], guidance[1])))
         self.head = nn.Conv2d(widths[1], 1, 3, padding=1)
+        if prior:
+            nn.init.constant_(self.head.bias, prior)
 
     def forward(self, x: Tensor, costs: Tensor, guidance: list[Tensor] | list[None]) -> Tensor:
         """Map embeddings (B, N, h, w, width) of costs (B, N, h, w) to logits (B, N, 4h, 4w)."""

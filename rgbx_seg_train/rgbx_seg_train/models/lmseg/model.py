@@ -107,11 +107,11 @@ PRESETS: dict[str, LMSegConfig] = {
         clip=ClipOptions(width=96, layers=4, heads=3, ratio=2, patch=8, positions=16, taps=(1, 2),
                          stem=True, attention='eager'),
         sam=SamOptions(width=96, layers=4, heads=3, ratio=2, patch=8, positions=16, window=8,
-                       global_blocks=(1, 3), neck=96, taps=(1, 2), stem=True, attention='eager'),
+                       global_blocks=(1, 3), neck=96, taps=(1, 2), stem=True),
         text=BYTES,
         cost=CostOptions(width=32, ratio=2, window=10, guidance=32, decoder=(32, 16),
-                         decoder_guidance=(16, 8), skip=10.0),
-        embed=96, decoder_guidance='sam', aux='sam', trainable='.*',
+                         decoder_guidance=(16, 8), skip=10.0, prior=-2.0),
+        embed=96, fusion_start=0.0, decoder_guidance='sam', aux='sam', trainable='.*',
     ),
     'small': replace(_BASE, sam=None, aux='clip'),  # CAT-Seg with a second image: no SAM to run
     'base': _BASE,
@@ -185,7 +185,7 @@ class LMSeg(nn.Module):
         self.fusion = Fusion(config)
         self.aggregator = Aggregator(cost, config.embed)
         narrow = cost.decoder_guidance if guided else (0, 0)
-        self.decoder = CostDecoder(cost.width, cost.decoder, narrow, cost.skip)
+        self.decoder = CostDecoder(cost.width, cost.decoder, narrow, cost.skip, cost.prior)
         self.guidance = None
         if guided:
             guide = getattr(config, config.decoder_guidance)

@@ -78,7 +78,8 @@ class SamOptions:
     neck: int = 256  # channels of its output
     taps: tuple[int, int] = (4, 8)  # after so many blocks it can guide the decoder
     stem: bool = False  # patches by 3x3 convolutions, which then guide the decoder
-    attention: str = 'sdpa'  # transformers' implementation
+    # transformers' implementation; its bias of positions is as large as what 'sdpa' would spare
+    attention: str = 'eager'
 
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
