@@ -188,7 +188,7 @@ def settings(tmp_path: Path, name: str, *overrides: str):
 def run(tmp_path_factory: pytest.TempPathFactory):
     """A miniature run without a text model, which sees the same four scenes in each step."""
     config = settings(tmp_path_factory.mktemp('sartm'), 'sartm_tiny_synthetic',
-                      'model.options.text_weight=100', 'data.height=64', 'data.width=96')
+                      'data.height=64', 'data.width=96')
     config = replace(config, augment=STILL)  # its random changes would drown what 24 steps teach
     return config, train(config)
 

@@ -95,8 +95,8 @@ PRESETS: dict[str, SARTMConfig] = {
     'tiny': SARTMConfig(
         hiera=HieraConfig(dim=32, heads=1, depths=(1, 2, 3, 1), windows=(8, 4, 8, 4),
                           global_blocks=(4, 5)),
-        frozen=False, width=128, rank=4, decoder_heads=4, decoder_hidden=128, branch='both',
-        aux_weight=1.0, prototype_weight=100.0, text_weight=1.0,
+        frozen=False, width=128, rank=4, decoder_heads=4, decoder_hidden=128, branch='aux',
+        aux_weight=1.0, prototype_weight=100.0,
     ),
     'small': replace(_FULL, hiera=HIERA['tiny']),
     'base': replace(_FULL, hiera=HIERA['small']),
