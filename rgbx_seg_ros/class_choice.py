@@ -9,6 +9,7 @@ in the bank that is given, then in the bundle's. All is checked before anything 
 
 from __future__ import annotations
 
+import os
 import reprlib
 from collections.abc import Sequence
 from dataclasses import replace
@@ -136,6 +137,13 @@ def _check_foreign(path: Path, bank: Bank, own: Bank) -> None:
             f'model; expected one of the bundle\'s: {remedy}')
 
 
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads plain values; the merge key `<<` is none, for merges of merges fill any memory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge nothing, so that `<<` is refused."""
+
+
 def read_file(path: Path) -> Given:
     """Return what a file of classes holds: a bank .npz, or a YAML of classes.
 
@@ -143,7 +151,7 @@ def read_file(path: Path) -> Given:
         RgbxSegError: there is none, it is too large, or it is neither.
 
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     if path.suffix.lower() == BANK_SUFFIX:
         return Given(path)
     if path.suffix.lower() not in YAML_SUFFIXES:
@@ -155,14 +163,14 @@ def read_file(path: Path) -> Given:
             raise ValueError('no such file')
         if path.stat().st_size > MAX_YAML_BYTES:
             raise ValueError(f'larger than {MAX_YAML_BYTES} bytes')
-        content = yaml.safe_load(path.read_text('utf-8'))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        reason = ' '.join(str(error).split())[:120]
+        content = yaml.load(path.read_text('utf-8'), _Loader)
+    except Exception as error:  # what a tag does not fit, such as !!bool x, raises anything
+        reason = ' '.join(str(error).split())[:120] or type(error).__name__
         raise RgbxSegError(f'file of classes {path}: it cannot be read ({reason}); expected a YAML '
                            'with a list `classes`.') from None
     try:
         return _parse(content, path.parent)
-    except RgbxSegError as error:
+    except (RgbxSegError, ValueError) as error:  # Python tells no number of thousands of digits
         raise RgbxSegError(f'file of classes {path}: {error}') from None
 
 
@@ -176,7 +184,7 @@ def _parse(content: Any, folder: Path) -> Given:
         found = f'{len(entries)} entries' if isinstance(entries, list) else reprlib.repr(entries)
         raise RgbxSegError(f'classes is {found}; expected a list of 1..{UNLABELED} names or '
                            'entries with a name.')
-    return Given(folder / Path(bank).expanduser() if bank else None,
+    return Given(folder / os.path.expanduser(bank) if bank else None,
                  tuple(_entry(item, number) for number, item in enumerate(entries)))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -322,7 +323,7 @@ def _read_options(values: Mapping[str, Any]) -> Options:
 
 
 def _path(text: str) -> Path | None:
-    return Path(text).expanduser() if text else None
+    return Path(os.path.expanduser(text)) if text else None
 
 
 def _read_size(text: str) -> Size | None:

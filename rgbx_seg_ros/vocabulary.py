@@ -18,7 +18,7 @@ import re
 import shlex
 import tempfile
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +69,7 @@ class Bank:
                      name.strip() == name and name.isprintable())]
         _expect(not bad_names, f'the name {bad_names[0][:MAX_NAME] if bad_names else ""!r}',
                 f'1..{MAX_NAME} printable characters without spaces around them')
-        twice = sorted({name for name in self.names if self.names.count(name) > 1}
-                       if len(set(self.names)) < count else ())
+        twice = sorted(name for name, times in Counter(self.names).items() if times > 1)
         _expect(not twice, f'{", ".join(twice[:NEAREST])} twice', 'each name once')
         lengths = np.linalg.norm(rows, axis=1)
         bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
@@ -114,23 +113,28 @@ def choose(bank: Bank, names: Sequence[str | Wanted], file: str = 'FILE.yaml'
                                'remove one of them.')
         asked.add(item.name)
     places = {name: row for row, name in enumerate(bank.names)}
-    rows = [_row(bank, places, item, file) for item in wanted]
+    told: dict[str, int] = {}  # what was read of a name -> its row
+    if any(item.description for item in wanted):
+        for row, text in enumerate(bank.texts):
+            for part in _parts(text):
+                told.setdefault(part, row)
+    rows = [_row(bank, places, told, item, file) for item in wanted]
     colors = _colors(wanted, bank.colors[rows])
     classes = tuple(ClassInfo(id, item.name, color)
                     for id, (item, color) in enumerate(zip(wanted, colors, strict=True)))
     return classes, bank.embeddings[rows]
 
 
-def _row(bank: Bank, places: dict[str, int], item: Wanted, file: str) -> int:
+def _row(bank: Bank, places: dict[str, int], told: dict[str, int], item: Wanted, file: str) -> int:
     """Return the row of one class; an own description is looked for in all texts."""
     name = item.of or item.name
     row = places.get(name)
     if item.description:
-        if row is not None and _is_told(item.description, bank.texts[row]):
+        description = _plain(item.description)
+        if row is not None and description in _parts(bank.texts[row]):
             return row
-        for other, text in enumerate(bank.texts):
-            if not item.of and _is_told(item.description, text):
-                return other
+        if not item.of and description in told:
+            return told[description]
         raise RgbxSegError(f'the description of class {item.name!r} is not in the bank, and the '
                            'robot has no text model; expected a text of the bank: leave it out, or '
                            f'make a bank elsewhere by {_command(shlex.quote(file), file)}.')
@@ -148,9 +152,9 @@ def _command(classes: str, file: str = 'FILE.yaml') -> str:
     return f'`rgbx_embed_classes {classes} --bank {bank} --model MODEL`'
 
 
-def _is_told(description: str, text: str) -> bool:
-    """Return whether a text model read `description`: as the whole text, or as a line of it."""
-    return _plain(description) in {_plain(part) for part in (text, *text.splitlines())}
+def _parts(text: str) -> set[str]:
+    """Return what finds a text that a text model read: the whole of it, or a line."""
+    return {_plain(part) for part in (text, *text.splitlines())}
 
 
 def _plain(text: str) -> str:
@@ -240,7 +244,7 @@ def load_bank(path: Path) -> Bank:
 
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
         raise RgbxSegError(f'bank {path}: no such file; expected one that `rgbx_embed_classes '
                            '--bank` wrote.')
     try:
@@ -250,8 +254,7 @@ def load_bank(path: Path) -> Bank:
         return Bank(**arrays)
     except RgbxSegError as error:
         raise RgbxSegError(f'bank {path}: {error}') from None
-    except (OSError, EOFError, zipfile.BadZipFile, zipfile.LargeZipFile, KeyError, ValueError,
-            NotImplementedError, RuntimeError, zlib.error) as error:
+    except Exception as error:  # readers of .zip and of NumPy's headers raise anything
         reason = ' '.join(str(error).split())[:120] or type(error).__name__
         raise RgbxSegError(f'bank {path}: it cannot be read ({reason}); expected an .npz file with '
                            f'{", ".join(ARRAYS)}; {REMEDY}.') from None

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros import RgbxSegError, vocabulary
 from rgbx_seg_ros.vocabulary import (
     Bank,
     Wanted,
@@ -103,6 +103,17 @@ def test_the_nearest_of_many_are_found_at_once_whatever_is_asked():
     assert nearest('\N{ZERO WIDTH SPACE}', many) == []
 
 
+def test_a_bank_of_many_names_is_searched_once_whatever_is_asked(monkeypatch):
+    names = [f'n{number}' for number in range(2000)]
+    own = bank(names, colors=np.zeros((2000, 3)))
+    read = []
+    monkeypatch.setattr(vocabulary, '_plain', lambda text: read.append(text) or text)
+    _, rows = choose(own, [Wanted(f'own {name}', description=f'the {name}')
+                           for name in names[:255]])
+    np.testing.assert_array_equal(rows, own.embeddings[:255])
+    assert len(read) <= 3 * 2000 + 255  # the whole text and its lines, and what is asked for
+
+
 @pytest.mark.parametrize('change, told', [
     ({'names': ('a',)}, '6 texts|colors'), ({'names': ('a',) * 6}, 'a twice'),
     ({'names': ('a\n', *NAMES[1:])}, 'the name'), ({'names': ('', *NAMES[1:])}, 'the name'),
@@ -152,6 +163,11 @@ def header(described, content=b''):
     return file.getvalue() + content
 
 
+def written(text):
+    """Return an array whose header is any text."""
+    return b'\x93NUMPY\x01\x00' + len(text).to_bytes(2, 'little') + text.encode()
+
+
 @pytest.mark.parametrize('content, told', [
     (b'', 'not a zip file'), (b'PK' * 50, 'not a zip file'), (parts()[:-40], 'cannot be read'),
     (zipped(names=npy(np.array(['a']))), "no item named 'texts.npy'"),
@@ -165,8 +181,12 @@ def header(described, content=b''):
     (parts(embeddings=header(HUGE | {'shape': (6, 3)}, b'1234')), 'another length'),
     (parts(embeddings=npy(np.ones((6, 3), np.float32)) + b'1'), 'another length'),
     (parts(embeddings=header(HUGE | {'shape': (-6, 3)})), 'embeddings'),
+    (parts(embeddings=written('{(')), 'cannot be read'),
+    (parts(embeddings=written('-' * 9000 + '1')), 'cannot be read'),
+    (parts(embeddings=written('{[]: 1}')), 'cannot be read'),
+    (parts(embeddings=header(HUGE | {'shape': (True, True)}, b'1234')), 'cannot be read'),
     (parts(embeddings=npy(np.ones((5, 3), np.float32))), r'embeddings \(5, 3\)')],
-    ids=range(15))
+    ids=range(19))
 def test_a_file_of_no_use_is_refused_in_a_sentence_before_it_fills_the_memory(
         tmp_path, content, told):
     (tmp_path / 'b.npz').write_bytes(content)
@@ -178,7 +198,7 @@ def test_a_file_of_no_use_is_refused_in_a_sentence_before_it_fills_the_memory(
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    for path in (tmp_path, tmp_path / 'none.npz'):
+    for path in (tmp_path, tmp_path / 'none.npz', tmp_path / ('a' * 5000 + '.npz')):
         with pytest.raises(RgbxSegError, match='no such file; expected one that'):
             load_bank(path)
 
