@@ -23,7 +23,7 @@ from rgbx_seg_train.data.open_sets import OPEN_SETS, open_set, short_names
 
 SETS = (*CLASS_SETS, *OPEN_SETS)
 MAX_PEEK = 1 << 20  # bytes of a file that are looked at
-LISTS_CLASSES = re.compile(r'^\{?\s*["\']?(bank|classes)["\']?\s*:', re.MULTILINE)
+LISTS_CLASSES = re.compile(r'^(\{\s*)?["\']?(bank|classes)["\']?\s*:', re.MULTILINE)
 
 
 class Named(NamedTuple):

@@ -74,6 +74,14 @@ def test_sets_files_and_names_are_joined_and_what_is_told_first_counts(tmp_path)
     assert classes[-1] == Named('wet paint', 'wet paint')
 
 
+@pytest.mark.parametrize('text', [
+    'data:\n  classes: fmb\ntext:\n  bank: own.json\n', 'data: {classes: fmb}\n'])
+def test_a_configuration_is_no_list_of_classes_however_it_is_written(tmp_path, text):
+    config = tmp_path / 'run.yaml'
+    config.write_text(text)
+    assert [named.name for named in read_classes([str(config)])] == [info.name for info in FMB]
+
+
 @pytest.mark.parametrize(('sources', 'names', 'complaint'), [
     (['mfnett'], [], "'mfnett': unknown.*--names"), ([], [], 'no class is named'),
     ([], [' '], "name ' '"), (['none.yaml'], [], 'none.yaml'),
