@@ -212,19 +212,19 @@ def _initialize(model: nn.Module, config: Config) -> list[str]:
     if settings.init:
         count = initialize(model, Path(settings.init), config.model.family)
         notes.append(f'initialized {count} tensors from {settings.init}')
-    if hasattr(model, 'read_classes'):  # after `init`, whose classes may be others
+    classes, names = config.data.class_infos, hasattr(model, 'read_classes')
+    if settings.class_embeddings and (names or not hasattr(model, 'set_classes')):
+        does = 'has a text model of its own' if names else 'reads no text'
+        raise RgbxSegError(f'train.class_embeddings is {settings.class_embeddings}, but the '
+                           f'family {config.model.family} {does}; leave it out.')
+    if names:  # after `init`, whose classes may be others
         from rgbx_seg_train.prompts import class_texts  # of no use to most families
 
-        classes = config.data.class_infos
         model.read_classes([info.name for info in classes], class_texts(classes, config.text))
     if settings.class_embeddings:
         from rgbx_seg_train.text import load_class_embeddings  # of no use to most families
 
-        if not hasattr(model, 'set_classes'):
-            raise RgbxSegError(f'train.class_embeddings is {settings.class_embeddings}, but the '
-                               f'family {config.model.family} reads no text; leave it out.')
-        model.set_classes(load_class_embeddings(Path(settings.class_embeddings),
-                                                config.data.class_infos))
+        model.set_classes(load_class_embeddings(Path(settings.class_embeddings), classes))
     return notes + (model.remarks() if hasattr(model, 'remarks') else [])
 
 

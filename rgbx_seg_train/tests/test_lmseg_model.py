@@ -8,7 +8,6 @@ of which `uniform` gives by name; that code was run once, apart from this projec
 
 from __future__ import annotations
 
-import io
 import re
 import sys
 from collections import Counter
@@ -25,14 +24,19 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent / 'models'))
 from base import build, component_of, fake_pair, fill, uniform
+from small_runs import HEIGHT, WIDTH, small_config
 from test_lmseg import MICRO
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_ros.vocabulary import Bank, save_bank
+from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
+from rgbx_seg_train.export import export
 from rgbx_seg_train.models import find_config, find_family
 from rgbx_seg_train.models.lmseg import PARTS, PRESETS, PUBLISHED, LMSeg
 from rgbx_seg_train.models.lmseg.cost import Aggregator, CostOptions, cut, window_mask
 from rgbx_seg_train.models.lmseg.decoder import CostDecoder, Guidance, placed
 from rgbx_seg_train.models.lmseg.vision import CLIP_MEAN, CLIP_STD, ClipOptions, DenseClip
+from rgbx_seg_train.preprocess import normalize
 
 SMALL = CostOptions(width=32, heads=4, window=4, guidance=12, longest=6, decoder=(32, 16),
                     decoder_raw=(10, 9), decoder_guidance=(8, 4))
@@ -185,12 +189,23 @@ def test_what_learns_is_chosen_by_a_pattern() -> None:
     ({'aux': 'both'}, "aux is 'both', expected one of none"),
     ({'sam': None, 'aux': 'sam'}, 'sam is off'),
     ({'fusion': 'fixed', 'fixed_weight': 1.5}, 'fixed_weight is 1.5'),
+    ({'grid': (-1, 4)}, 'grid is .-1, 4.'),
 ])
 def test_choices_that_are_none_are_refused(change: dict, found: str) -> None:
     with pytest.raises(RgbxSegError, match=found):
         replace(MICRO, **change)
-    with pytest.raises(RgbxSegError, match='clip.taps'):
-        find_config('lmseg', 'tiny', {'clip': {'taps': [0, 1]}})
+
+
+@pytest.mark.parametrize(('part', 'change', 'found'), [
+    ('clip', {'taps': [0, 1]}, 'clip.taps is .0, 1.'), ('sam', {'heads': 0}, 'sam.heads is 0'),
+    ('text', {'heads': 3}, 'text.heads is 3, expected a divisor'),
+    ('cost', {'kernel': 4}, 'cost.kernel is 4, expected an odd'),
+    ('cost', {'decoder': [0, 8]}, 'cost.decoder is .0, 8., expected at least 1'),
+    ('cost', {'decoder_guidance': [8, 32]}, 'expected less than'),
+])
+def test_sizes_that_nothing_can_have_are_refused(part: str, change: dict, found: str) -> None:
+    with pytest.raises(RgbxSegError, match=found):
+        find_config('lmseg', 'tiny', {part: change})
 
 
 # ---- fusion ----
@@ -311,27 +326,43 @@ def test_300_classes_are_told_apart_of_which_256_attend_to_each_other() -> None:
     torch.testing.assert_close(model(*pair, ['depth']), logits[:, ~left], atol=1e-5, rtol=1e-4)
 
 
-@torch.inference_mode()
-def test_a_graph_takes_any_number_of_classes_and_leaves_out_the_same() -> None:
-    merged = build('lmseg', replace(MICRO, cost=replace(MICRO.cost, longest=4), aux='sam')).merge(
-        'thermal')
-    pair, other = fake_pair(1), fake_pair(1, seed=1)
-    number = torch.export.Dim('classes', min=1, max=40)
-    program = torch.onnx.export(
-        merged, pair, kwargs={'classes': torch.rand(7, 20)}, dynamo=True, opset_version=18,
-        input_names=['rgb', 'aux', 'classes'], output_names=['logits'], verbose=False,
-        optimize=False, dynamic_shapes={'rgb': {}, 'aux': {}, 'classes': {0: number}})
-    file = io.BytesIO()
-    program.save(file)
-    session = onnxruntime.InferenceSession(file.getvalue(), providers=['CPUExecutionProvider'])
-    for rgb, aux in (pair, other):
-        for n in (1, 2, 4, 5, 40):
-            rows = uniform(f'rows {n}', (n, 20))
-            (logits,) = session.run(None, {'rgb': rgb.numpy(), 'aux': aux.numpy(),
-                                           'classes': rows.numpy()})
-            expected = merged(rgb, aux, classes=rows).numpy()
-            assert ((logits == -100).all((2, 3)).sum()) == max(n - 4, 0)
-            np.testing.assert_allclose(logits, expected, atol=1e-4, rtol=1e-4)
+def test_a_bundle_takes_any_classes_of_its_bank_and_leaves_out_the_same(tmp_path: Path) -> None:
+    """`rgbx_export` compares graph and network for the classes of the training and for others."""
+    narrow = {'clip': {'width': 16, 'layers': 2, 'heads': 2, 'taps': [1, 1], 'patch': 16},
+              'sam': {'width': 16, 'layers': 2, 'heads': 2, 'taps': [1, 1], 'patch': 16,
+                      'global_blocks': [1], 'neck': 8},
+              'cost': {'width': 8, 'layers': 1, 'heads': 2, 'guidance': 8, 'longest': 4,
+                       'decoder': [8, 8], 'decoder_guidance': [4, 4]}, 'embed': 16}
+    config = small_config(tmp_path, 'model.family=lmseg', 'model.preset=tiny',
+                          f'model.options={narrow}', 'loss.criterion=binary')
+    infos = config.data.class_infos
+    model = fill(build_model(config, len(infos))).eval()
+    path, bank = tmp_path / 'model.safetensors', tmp_path / 'bank.npz'
+    save_checkpoint(path, config, len(infos), Progress(), {'ema': model.state_dict()})
+    names = (*(info.name for info in infos), *(f'thing {n}' for n in range(31)))
+    colors = np.arange(120, dtype=np.uint8).reshape(-1, 3)
+    rows = torch.cat([model.rows(), uniform('more', (31, 16))]).numpy()
+    save_bank(bank, Bank(names, names, colors, -rows))
+    options = [f'export.open_classes={bank}', 'export.most_classes=40']
+    with pytest.raises(RgbxSegError, match='different embeddings of the same classes'):
+        export(path, tmp_path / 'b', {}, options)
+    save_bank(bank, Bank(names, names, colors, rows))
+    assert not [note for note in export(path, tmp_path / 'b', {}, options).notes if 'bank' in note]
+    session = onnxruntime.InferenceSession(tmp_path / 'b/model.onnx',
+                                           providers=['CPUExecutionProvider'])
+    merged = model.merge('thermal')
+    draw = np.random.default_rng(0)
+    pair = [draw.integers(0, 256, (1, HEIGHT, WIDTH, c), np.uint8) for c in (3, 1)]
+    for n in (1, 4, 5, 40):
+        label, confidence = session.run(['label', 'confidence'], {
+            'rgb': pair[0], 'aux': pair[1], 'classes': rows[:n]})
+        with torch.inference_mode():
+            logits = merged(*normalize(*map(torch.from_numpy, pair)),
+                            classes=torch.from_numpy(rows[:n]))
+        assert (logits == -100).all(3).all(2).sum() == max(n - 4, 0)
+        best, expected = logits.max(1)
+        assert (label == expected.numpy()).mean() > 0.999
+        assert np.abs(confidence / 255 - best.sigmoid().numpy()).max() < 0.51 / 255 + 1e-4
 
 
 # ---- weights of others ----

@@ -80,3 +80,10 @@ def choose(family: str, name: str, value: str, table: Collection[str]) -> None:
     if value not in table:
         raise RgbxSegError(f'{family}: {name} is {value!r}, expected one of {", ".join(table)}; '
                            'choose one of them.')
+
+
+def check_sizes(family: str, sizes: Mapping[str, int | Collection[int]]) -> None:
+    """Raise RgbxSegError unless every one of these fields, or each of its numbers, is above 0."""
+    for name, value in sizes.items():
+        if min([value] if isinstance(value, int) else value) < 1:
+            raise RgbxSegError(f'{family}: {name} is {value}, expected at least 1; choose such.')

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models.blocks.mit import recompute
-from rgbx_seg_train.models.family import choose
+from rgbx_seg_train.models.family import check_sizes, choose
 
 FORBIDDEN = -100.0  # added to the logit of a key that is not to be seen, as in Swin
 EPSILON = 1e-6  # of the linear attention
@@ -57,12 +57,19 @@ class CostOptions:
     def __post_init__(self) -> None:
         """Refuse what cannot be built."""
         choose('lmseg', 'cost.enhance', self.enhance, ENHANCEMENTS)
+        check_sizes('lmseg', {f'cost.{key}': value for key, value in vars(self).items()
+                              if type(value) in (int, tuple)})
         if self.width % self.heads:
             raise RgbxSegError(f'lmseg: cost.heads is {self.heads}, expected a divisor of '
                                f'cost.width, {self.width}; choose another.')
-        if min(self.layers, self.window, self.longest, self.pool, self.pool_test) < 1:
-            raise RgbxSegError('lmseg: cost.layers, window, longest, pool or pool_test is below 1; '
-                               'expected at least 1; choose such.')
+        if self.kernel % 2 == 0:
+            raise RgbxSegError(f'lmseg: cost.kernel is {self.kernel}, expected an odd number; '
+                               'choose one.')
+        if any(narrow >= width for narrow, width in
+               zip(self.decoder_guidance, (self.width, self.decoder[0]), strict=True)):
+            raise RgbxSegError(f'lmseg: cost.decoder_guidance is {list(self.decoder_guidance)}, '
+                               f'expected less than cost.width, {self.width}, and than the first '
+                               f'of cost.decoder, {self.decoder[0]}; choose such.')
 
 
 class Cut(NamedTuple):

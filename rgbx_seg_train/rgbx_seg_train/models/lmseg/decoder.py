@@ -10,6 +10,8 @@ logits, times a learned factor, which lets encoders learn that nobody aligned wi
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -49,9 +51,10 @@ class Stage(nn.Module):
         self.split = width - guidance
         self.enlarge = nn.ConvTranspose2d(width, self.split, 2, 2)
         self.conv1 = nn.Conv2d(width, out, 3, padding=1, bias=False)
-        self.norm1 = nn.GroupNorm(max(out // GROUP, 1), out)
+        groups = math.gcd(out, max(out // GROUP, 1))
+        self.norm1 = nn.GroupNorm(groups, out)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(max(out // GROUP, 1), out)
+        self.norm2 = nn.GroupNorm(groups, out)
 
     def forward(self, x: Tensor, guidance: Tensor | None) -> Tensor:
         """Map (B * N, width, h, w), guided by (B, G, 2h, 2w), to (B * N, out, 2h, 2w)."""

@@ -36,7 +36,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import MODALITIES
 from rgbx_seg_train.models.blocks.mit import recompute
 from rgbx_seg_train.models.blocks.segformer_head import resize
-from rgbx_seg_train.models.family import choose, modality_ids
+from rgbx_seg_train.models.family import check_sizes, choose, modality_ids
 from rgbx_seg_train.models.lmseg.cost import Aggregator, CostOptions
 from rgbx_seg_train.models.lmseg.decoder import CostDecoder, Guidance, placed
 from rgbx_seg_train.models.lmseg.text import BYTES, ClassTexts, TextOptions
@@ -83,9 +83,13 @@ class LMSegConfig:
         choose('lmseg', 'fusion', self.fusion, FUSIONS)
         choose('lmseg', 'decoder_guidance', self.decoder_guidance, BRANCHES)
         choose('lmseg', 'aux', self.aux, BRANCHES)
+        check_sizes('lmseg', {'embed': self.embed})
         if self.sam is None and 'sam' in (self.decoder_guidance, self.aux):
             raise RgbxSegError('lmseg: aux or decoder_guidance is "sam" and sam is off; expected '
                                'a branch that is there; choose "clip" or "none".')
+        if min(self.grid) < 0:
+            raise RgbxSegError(f'lmseg: grid is {list(self.grid)}, expected two numbers of tokens, '
+                               'or 0 for as many as an image has patches; choose such.')
         if not 0 <= self.fixed_weight <= 1:
             raise RgbxSegError(f'lmseg: fixed_weight is {self.fixed_weight}, expected 0 to 1; '
                                'choose such.')
@@ -322,12 +326,17 @@ class MergedLMSeg(nn.Module):
             gate.prior = nn.Parameter(gate.prior.detach()[own:own + 1].clone())
         self.eval()
 
+    @property
+    def class_rows(self) -> Tensor:
+        """Return the unit rows (N, text_width) of the classes that it has of its own."""
+        return self.network.given
+
     def forward(self, rgb: Tensor, aux: Tensor, classes: Tensor | None = None) -> Tensor:
         """Segment pairs as `LMSeg.forward` does, into the classes of rows (N, embed) if given.
 
         Returns logits (B, N, H, W).
         """
-        rows = self.network.given if classes is None else functional.normalize(classes, dim=1)
+        rows = self.class_rows if classes is None else functional.normalize(classes, dim=1)
         return resize(self.network.segment(rgb, aux, [0], rows), tuple(rgb.shape[2:]))
 
 

@@ -25,6 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train import byte_text
 from rgbx_seg_train.models.blocks.mit import recompute
+from rgbx_seg_train.models.family import check_sizes
 
 AT_ONCE = 64  # sentences; more of them are encoded in several turns, which bounds the memory
 
@@ -44,7 +45,12 @@ class TextOptions:
     attention: str = 'sdpa'  # transformers' implementation
 
     def __post_init__(self) -> None:
-        """Refuse a tower without words for its tokens."""
+        """Refuse what cannot be built, and a tower without words for its tokens."""
+        check_sizes('lmseg', {f'text.{key}': value for key, value in vars(self).items()
+                              if type(value) is int})
+        if self.width % self.heads:
+            raise RgbxSegError(f'lmseg: text.heads is {self.heads}, expected a divisor of '
+                               f'text.width, {self.width}; choose another.')
         if not self.tokenizer and self.vocabulary != byte_text.VOCABULARY:
             raise RgbxSegError(f'text: vocabulary is {self.vocabulary} and tokenizer is empty; '
                                f'expected {byte_text.VOCABULARY}, the bytes, or the tokenizer of '

@@ -24,6 +24,7 @@ from transformers.models.sam.modeling_sam import SamLayerNorm, SamVisionEncoder
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models.blocks.mit import recompute, to_map, to_tokens
+from rgbx_seg_train.models.family import check_sizes
 from rgbx_seg_train.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -31,6 +32,8 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def _check(name: str, options: ClipOptions | SamOptions) -> None:
+    check_sizes('lmseg', {f'{name}.{key}': value for key, value in vars(options).items()
+                          if type(value) is int})
     if options.width % options.heads:
         raise RgbxSegError(f'lmseg: {name}.heads is {options.heads}, expected a divisor of '
                            f'{name}.width, {options.width}; choose another.')
