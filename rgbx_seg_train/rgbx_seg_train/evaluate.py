@@ -96,7 +96,8 @@ def _parser() -> Arguments:
     add('--scales', default='1', metavar='LIST', help='of protocol paper: such as 0.75,1,1.25')
     add('--flip', action='store_true', help='of protocol paper: mirrored as well')
     add('--class-embeddings', type=Path, metavar='FILE', help='of a checkpoint that reads text: '
-        "rgbx_embed_classes' of the data's classes, in the place of its own")
+        "the data's classes by rgbx_embed_classes, in the place of its own; a bank (.npz) may "
+        'hold others too')
     add('--robustness', type=int, metavar='N', help='frames of each data set that also run with '
         f'faults of the cameras (default: {ROBUSTNESS} for a report, else 0)')
     add('--pictures', type=int, default=PICTURES, metavar='N', help='worst and best frames shown '

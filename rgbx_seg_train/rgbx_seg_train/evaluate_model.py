@@ -20,6 +20,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.engine import Engine, open_engine
 from rgbx_seg_ros.manifest import MODALITIES, ClassInfo, Manifest
 from rgbx_seg_ros.segmenter import Segmenter
+from rgbx_seg_ros.vocabulary import choose, load_bank
 from rgbx_seg_train.checkpoint import load_model, manifest_of
 from rgbx_seg_train.config import Config, DataConfig
 from rgbx_seg_train.data.sample import Image, Sample
@@ -116,15 +117,12 @@ class CheckpointModel:
                  embeddings: Path | None = None) -> None:
         """Load it; without `passes` it runs as on the robot, else as papers do.
 
-        `embeddings`, a file of `rgbx_embed_classes`, are those of the classes to be scored.
+        `embeddings`, a bank or a file of `rgbx_embed_classes`, has those of the classes to be
+        scored.
         """
         self.path, self._passes, self.as_robot = path, passes, passes is None
         self._model, self._checkpoint = load_model(path)
         self._embeddings = embeddings
-        if embeddings is not None and not hasattr(self._model, 'set_classes'):
-            raise RgbxSegError(f'{path} is of the family {self._checkpoint.config.model.family}, '
-                               'which reads no text; expected one that does, for '
-                               '--class-embeddings; leave them out.')
         self.config = self._checkpoint.config
         self.name, self.family = self.config.name, self.config.model.family
         self._network = self.config.data.height, self.config.data.width
@@ -138,14 +136,27 @@ class CheckpointModel:
         own = self.config
         if self._embeddings is None:
             check_classes(self.path, own.data.class_infos, data.class_infos)
-        else:
-            self._model.set_classes(  # type: ignore[operator]
-                load_class_embeddings(self._embeddings, data.class_infos))
         built = own.model.modalities or MODALITIES
         learned = {modality_of(source, own.data) for source in own.data.train} or set(built)
         if kind.modality not in learned & set(built):
             raise RgbxSegError(f'{self.path} was trained with {", ".join(sorted(learned))}, the '
                                f'data are {kind.modality}; choose a fitting configuration.')
+        if self._embeddings is not None:
+            self._set_classes(self._embeddings, kind, data)
+
+    def _set_classes(self, path: Path, kind: Kind, data: DataConfig) -> None:
+        """Let the model segment into the classes of the data by their rows in a file."""
+        if not getattr(self._model.merge(kind.modality),  # type: ignore[operator]
+                       'text_width', 0):
+            raise RgbxSegError(f'{self.path} is of the family {self.family}, which as it was '
+                               'trained compares no pixels with texts; expected one that does, '
+                               'such as LMSeg, for --class-embeddings; leave them out.')
+        if path.suffix == '.npz':
+            names = [info.name for info in data.class_infos]
+            rows = torch.from_numpy(choose(load_bank(path), names)[1])
+        else:
+            rows = load_class_embeddings(path, data.class_infos)
+        self._model.set_classes(rows)  # type: ignore[operator]
 
     def predictor(self, kind: Kind, data: DataConfig) -> Predictor:
         """Return how it answers to samples of a kind; only the last one's weights are kept."""
