@@ -147,7 +147,7 @@ PUBLISHED: dict[str, tuple[Published, ...]] = {
         Published('LoRA', 'components.lora.total', 4.19e6, 0.0, _ANY, _ESTIMATE),
         Published('C_out head', 'components.head.total', 17.8e6, 0.0, _ANY, _ESTIMATE),
         Published('V->D of RGB', 'components.to_decoder_rgb.total', 0.85e6, 0.0, _ANY, _ESTIMATE),
-        Published('decoder', 'components.decoder.total', 4e6, 0.15, _ANY, _ESTIMATE),
+        Published('decoder', 'components.decoder.total', 4e6, 0.2, _ANY, _ESTIMATE),
         Published('trainable, RGB and thermal; each of our 4 other modalities adds 21.83 M',
                   'params_trainable', 70e6, math.nan, _ANY, _ESTIMATE),
         Published('GMAC of CLIP, both images', 'components.vision.gmac', 360.0, 0.1, _SIZE,

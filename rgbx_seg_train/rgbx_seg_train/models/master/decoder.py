@@ -9,12 +9,14 @@ decoder's width, a learned weighted sum joins the t states of a class, and SAM's
 mask per class: a two-way transformer (`transformers`' own), two transposed convolutions and a small
 MLP per class token, whose output is compared with every pixel.
 Ours: one token per class takes the place of SAM's mask tokens, and its masks are logits of a
-softmax; one MLP reads all tokens, as they differ already. It reads the code beside the token: the
-first attention of SAM's transformer has no skip, so that new tokens are little but their mean, no
-class differs from another, and from scratch next to nothing is learned for hundreds of steps.
+softmax. Its MLP reads the code beside the token: the first attention of SAM's transformer has no
+skip, so that new tokens are little but their mean. The MLPs begin near their biases, one vector per
+class, so that what a class looks for moves slowly while the features of pixels form.
 With several layers of CLIP each has a transformer and an embedding of its own, and a learned
 weighted sum joins the masks; the masks do not sharpen the next layer's features as in PixelLM,
-which would take a copy for each class.
+which would take a copy for each class. `plain` is for small models trained from scratch: batch
+norms, and one convolution after a bilinear enlargement instead of two transposed ones, which learn
+late.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class DecoderConfig:
     heads: int = 8  # of its attentions
     hidden: int = 2048  # width of its MLPs
     fine: int = 32  # channels of the enlarged features
-    own_mlps: bool = False  # an MLP for each class instead of one for all, as SAM's mask tokens
+    own_mlps: bool = True  # an MLP for each class, as SAM's mask tokens have, or one for all
+    plain: bool = False  # enlarge by 2 with one convolution, not by 4 with two transposed ones
 
     def __post_init__(self) -> None:
         """Refuse widths that cannot be halved and dealt out to the heads."""
@@ -96,25 +99,24 @@ class MaskDecoder(nn.Module):
             hidden_size=dim, mlp_dim=config.hidden, num_hidden_layers=config.depth,
             num_attention_heads=config.heads, attn_implementation='sdpa')
         self.transformers = nn.ModuleList(SamTwoWayTransformer(sam) for _ in range(scales))
-        self.enlarge = nn.Sequential(
-            nn.ConvTranspose2d(dim, 2 * fine, 2, stride=2),
-            SamLayerNorm(2 * fine, data_format='channels_first'), nn.GELU(),
-            nn.ConvTranspose2d(2 * fine, fine, 2, stride=2), nn.GELU())
+        self.enlarge = _plain(dim, fine) if config.plain else _transposed(dim, fine)
         self.mlps = nn.ModuleList(SamFeedForward(dim, dim, fine, 3)
                                   for _ in range(n_classes if config.own_mlps else 1))
-        _keep_variance(self.enlarge[0], self.enlarge[3])
         for mlp in self.mlps:
             _keep_variance(mlp.proj_in, *mlp.layers)
-            nn.init.normal_(mlp.proj_out.weight, std=(dim * fine) ** -0.5)  # logits of order 1
+            nn.init.normal_(mlp.proj_out.weight, std=0.1 * (dim * fine) ** -0.5)
+            nn.init.normal_(mlp.proj_out.bias, std=fine ** -0.5)
         several = scales > 1
         self.level_embedding = nn.Parameter(0.02 * torch.randn(scales, dim)) if several else None
         self.scale_weights = nn.Parameter(torch.full((scales,), 1 / scales)) if several else None
         self.checkpointing = False
 
     def forward(self, maps: Sequence[Tensor], codes: Tensor) -> Tensor:
-        """Map features (B, dim, h, w) of each scale and codes (B, N, dim) to (B, N, 4h, 4w)."""
-        again = self.checkpointing and self.training
-        masks = [recompute(self._masks, again, i, image, codes) for i, image in enumerate(maps)]
+        """Map features (B, dim, h, w) of each scale and codes (B, N, dim) to (B, N, 4h, 4w).
+
+        If `plain`, to (B, N, 2h, 2w).
+        """
+        masks = [self._masks(i, image, codes) for i, image in enumerate(maps)]
         if self.scale_weights is None:
             return masks[0]
         return sum(weight * mask for weight, mask in zip(self.scale_weights, masks, strict=True))
@@ -122,12 +124,10 @@ class MaskDecoder(nn.Module):
     def _masks(self, scale: int, image: Tensor, codes: Tensor) -> Tensor:
         if self.level_embedding is not None:
             codes = codes + self.level_embedding[scale]
-        tokens, pixels = self.transformers[scale](
-            point_embeddings=codes[:, None], image_embeddings=image,
-            image_positional_embeddings=self.positions(*image.shape[2:]),
-            attention_similarity=None)
-        pixels = pixels[:, 0].transpose(1, 2).unflatten(2, image.shape[2:])
-        fine = self.enlarge(pixels)  # (B, fine, 4h, 4w)
+        again = self.checkpointing and self.training
+        tokens, pixels = recompute(self.transformers[scale], again, codes[:, None], image,
+                                   self.positions(*image.shape[2:]), None)
+        fine = self.enlarge(pixels[:, 0].transpose(1, 2).unflatten(2, image.shape[2:]))
         return torch.einsum('bnc,bchw->bnhw', self._kernels(tokens[:, 0] + codes), fine)
 
     def _kernels(self, tokens: Tensor) -> Tensor:
@@ -136,6 +136,22 @@ class MaskDecoder(nn.Module):
             return self.mlps[0](tokens)
         return torch.stack([mlp(token) for mlp, token in
                             zip(self.mlps, tokens.unbind(1), strict=True)], 1)
+
+
+def _transposed(dim: int, fine: int) -> nn.Sequential:
+    """Return what makes (B, fine, 4h, 4w) of (B, dim, h, w), as in SAM."""
+    first, second = (nn.ConvTranspose2d(dim, 2 * fine, 2, stride=2),
+                     nn.ConvTranspose2d(2 * fine, fine, 2, stride=2))
+    _keep_variance(first, second)
+    return nn.Sequential(first, SamLayerNorm(2 * fine, data_format='channels_first'), nn.GELU(),
+                         second, nn.GELU())
+
+
+def _plain(dim: int, fine: int) -> nn.Sequential:
+    """Return what makes (B, fine, 2h, 2w) of (B, dim, h, w)."""
+    return nn.Sequential(nn.Upsample(scale_factor=2, mode='bilinear'),
+                         nn.Conv2d(dim, fine, 3, padding=1, bias=False),
+                         nn.BatchNorm2d(fine), nn.ReLU())
 
 
 def _keep_variance(*layers: nn.Linear | nn.ConvTranspose2d) -> None:

@@ -58,7 +58,7 @@ PRESETS: dict[str, MASTERConfig] = {
             width=96, layers=2, heads=3, hidden=256, vocabulary=byte_text.VOCABULARY, frozen=False,
             lora_rank=4, lora_alpha=4, lora_dropout=0.0,
             prompt=PromptOptions(system='', tokenizer=BYTES)),
-        decoder=DecoderConfig(dim=96, heads=4, hidden=192),
+        decoder=DecoderConfig(dim=96, heads=4, hidden=192, fine=64, plain=True),
     ),
     # published weights of other sizes behind the same words; nobody trained MASTER on them
     'small': MASTERConfig(
@@ -73,14 +73,16 @@ PRESETS: dict[str, MASTERConfig] = {
 class FusedFeatures(nn.Module):
     """V->D of both images, summed: what the decoder sees of one layer of CLIP."""
 
-    def __init__(self, hidden: int, dim: int, modalities: Sequence[str]) -> None:
+    def __init__(self, hidden: int, config: DecoderConfig, modalities: Sequence[str]) -> None:
         super().__init__()
-        self.project = OfModalities(lambda: ToDecoder(hidden, dim), modalities)
+        self.project = OfModalities(lambda: ToDecoder(hidden, config.dim), modalities)
+        self.finish = nn.Sequential(
+            nn.BatchNorm2d(config.dim), nn.ReLU()) if config.plain else nn.Identity()
 
     def forward(self, patches: Tensor, names: Sequence[str]) -> Tensor:
         """Map patches (2B, hidden, h, w) of [rgb; aux] to (B, dim, h, w)."""
         rgb, aux = patches.chunk(2)
-        return self.project[RGB](rgb) + self.project.aux(aux, names)
+        return self.finish(self.project[RGB](rgb) + self.project.aux(aux, names))
 
 
 class MASTER(nn.Module):
@@ -112,7 +114,7 @@ class MASTER(nn.Module):
         self.to_language = OfModalities(lambda: ToLanguage(hidden, width), modalities)
         self.head = CodebookHead(width, dim, config.language.codes)
         self.to_decoder = nn.ModuleList(
-            FusedFeatures(hidden, dim, modalities) for _ in range(scales))
+            FusedFeatures(hidden, config.decoder, modalities) for _ in range(scales))
         self.decoder = MaskDecoder(config.decoder, n_classes, scales)
 
     def set_gradient_checkpointing(self, on: bool) -> None:
