@@ -98,7 +98,7 @@ def export(checkpoint: Path, out: Path, scores: Mapping[str, float],
             graph, config, manifest = _load(checkpoint, overrides, place / CHECKPOINT_FILE)
             manifest = replace(manifest, scores=dict(scores))
             notes = (*camera_notes(config, manifest.modality),
-                     *class_notes(graph, manifest, config.export))
+                     *class_notes(graph, manifest, config))
             samples = _parity_samples(config, manifest)
             opened = _open(checks, config, manifest)
         nodes = _write(bundle, graph, manifest, config, phases)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import Manifest, Vocabulary
 from rgbx_seg_ros.vocabulary import choose, load_bank
-from rgbx_seg_train.config import ExportConfig
+from rgbx_seg_train.config import Config, ExportConfig
 from rgbx_seg_train.export_graph import BundleGraph
 
 ALIKE = 0.999  # cosine from which two embeddings are of the same text
@@ -38,15 +38,15 @@ def open_to(manifest: Manifest, config: ExportConfig) -> Manifest:
     try:
         choose(bank, [info.name for info in manifest.classes])
     except RgbxSegError as error:
-        raise RgbxSegError(f'export.open_classes is {path}, which lacks a class that the model was '
-                           f'trained with: {error}') from None
+        raise RgbxSegError(f'export.open_classes is {path}, which lacks a class that the bundle is '
+                           f'to begin with: {error}') from None
     try:
         return replace(manifest, vocabulary=Vocabulary(bank.width, config.most_classes, ''))
     except RgbxSegError as error:
         raise RgbxSegError(f'export.open_classes is {path}: {error}') from None
 
 
-def class_notes(graph: BundleGraph, manifest: Manifest, config: ExportConfig) -> tuple[str, ...]:
+def class_notes(graph: BundleGraph, manifest: Manifest, config: Config) -> tuple[str, ...]:
     """Return which classes of the training the bank tells otherwise than the training did.
 
     Raises:
@@ -54,17 +54,22 @@ def class_notes(graph: BundleGraph, manifest: Manifest, config: ExportConfig) ->
 
     """
     own = getattr(graph.merged, 'class_rows', None)
-    if manifest.vocabulary is None or own is None or len(own) != len(manifest.classes):
+    if manifest.vocabulary is None or own is None:
         return ()
-    _, given = choose(load_bank(Path(config.open_classes)), [c.name for c in manifest.classes])
-    cosines = _cosines(given, own.detach().float().cpu().numpy())
+    bank = load_bank(Path(config.export.open_classes))
+    trained = [info.name for info in config.data.class_infos]  # export.classes may be others
+    known = [row for row, name in enumerate(trained) if name in bank.names]
+    if not known:
+        return ()
+    names = [trained[row] for row in known]
+    cosines = _cosines(choose(bank, names)[1], own.detach().float().cpu().numpy()[known])
     if cosines.mean() < STRANGE:
         raise RgbxSegError('the bank of export.open_classes and the model have different '
                            'embeddings of the same classes (their cosine is '
                            f'{cosines.mean():.2f} in the mean); expected those of one text model: '
                            'make the bank with that which the model was trained with.')
-    changed = [f'{info.name} ({cosine:.2f})' for info, cosine in
-               zip(manifest.classes, cosines, strict=True) if cosine < ALIKE]
+    changed = [f'{name} ({cosine:.2f})' for name, cosine in zip(names, cosines, strict=True)
+               if cosine < ALIKE]
     return (f'the bank has other embeddings of {", ".join(changed)} than the training had '
             '(cosine): the scores of the checkpoint are not those of the bundle.',
             ) * bool(changed)

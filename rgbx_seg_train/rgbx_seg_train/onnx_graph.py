@@ -113,7 +113,8 @@ def example_inputs(tensors: Graph) -> tuple[torch.Tensor, ...]:
 
 def dynamic_shapes(tensors: Graph) -> tuple[Any, ...] | None:
     """Return what tracing is told of axes whose length is free, for `BundleGraph.forward`."""
-    shapes = [{axis: torch.export.Dim(FREE_NAME, min=1, max=tensors.most)
+    most = max(2, tensors.most)  # a length that is always 1 is none that is free
+    shapes = [{axis: torch.export.Dim(FREE_NAME, min=1, max=most)
                for axis, length in enumerate(shape) if length == FREE} or None
               for _, shape in tensors.inputs.values()]
     return (*shapes[:2], tuple(shapes[2:])) if any(shapes) else None
