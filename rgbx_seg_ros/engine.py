@@ -140,8 +140,8 @@ class Model:
             _, rows = choose(bank, [info.name for info in self.manifest.classes])
             return check_rows(rows, vocabulary)
         except RgbxSegError as error:
-            raise RgbxSegError(f'bundle {self.bundle}: {BANK_FILE} lacks the classes of the '
-                               f'manifest: {error}') from None
+            raise RgbxSegError(f'bundle {self.bundle}: {BANK_FILE} does not fit the manifest: '
+                               f'{error}') from None
 
     def info(self, backend: str, version: str, device: str, **more: Any) -> EngineInfo:
         """Return what an engine that runs this model is."""
