@@ -30,6 +30,7 @@ class SlowEngine:
         self._delay = model.bundle / 'delay'
         self._engine = FAST(model, options)
         self.info, self.close = self._engine.info, self._engine.close
+        self.set_classes = self._engine.set_classes
 
     def __call__(self, rgb: object, aux: object) -> object:
         """Sleep, then run."""

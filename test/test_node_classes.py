@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip('rgbx_seg.msg', reason='the ROS package is not built; run `make ros`')
 
 from bundles import CLASSES, TEXT_WIDTH, expected, tiny_bank, write_tiny_bundle
-from rcl_interfaces.srv import SetParametersAtomically
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rgbx_seg.msg import SegmentationInfo, SegmentationStats
@@ -20,6 +20,7 @@ from robot import (
     SECOND,
     STAMPS_NS,
     NodeProcess,
+    SlowNodeProcess,
     free_domain,
     image,
     normalized,
@@ -292,6 +293,39 @@ def test_an_unconfigured_node_takes_any_names_and_configure_looks_them_up(runnin
     assert peer.set_parameter('classes', ['person', 'car']) == ''
     assert peer.change('configure') and peer.change('activate')
     assert newest(running, ['person', 'car']).classes_version == 0
+
+
+def test_classes_wait_for_no_engine_that_opens_and_cleanup_waits_for_a_change(tmp_path):
+    number, bundle = free_domain(), write_tiny_bundle(tmp_path / 'b', vocabulary=MOST)
+    (bundle / 'opening').write_text('an engine is built')
+    with (SlowNodeProcess(tmp_path / 'log', number, bundle=bundle) as node, robot(number) as peer):
+        assert peer.until(lambda: 'an engine is built' in node.log)
+        info = peer.listen(SegmentationInfo, '/segment/info', LATCHED)
+        told = 'the classes cannot change while the node changes its state; set them again'
+        assert told in peer.set_parameter('classes', ['dog'])
+        (bundle / 'opening').unlink()
+        assert peer.until(lambda: info and peer.state() == 'active'), node.log
+        assert list(info[-1].class_names) == [one.name for one in CLASSES]
+        # A pair is in work, two changes wait for it, and cleanup for them.
+        masks = peer.listen(Image, '/segment/mask')
+        peer.advertise(Image, '/rgb/image_raw', '/thermal/image_raw')
+        (bundle / 'delay').write_text('0.5')
+        for stream, (picture, encoding) in zip(('rgb', 'thermal'), zip(
+                scene(1, SIZE), ('rgb8', 'mono16'), strict=True), strict=True):
+            peer.publish(f'/{stream}/image_raw', image(picture, encoding, SECOND))
+        peer.spin(0.3)
+        client = peer.node.create_client(SetParameters, '/segment/set_parameters')
+        assert peer.until(client.service_is_ready)
+        changes = [client.call_async(SetParameters.Request(parameters=[
+            Parameter('classes', value=names).to_parameter_msg()]))
+            for names in (['dog'], ['road', 'car'])]
+        peer.spin(0.1)
+        assert peer.change('deactivate') and peer.change('cleanup')
+        assert peer.until(lambda: all(change.done() for change in changes))
+        assert all(change.result().results[0].successful for change in changes) and masks
+        assert peer.change('configure')
+        assert peer.until(lambda: list(info[-1].class_names) == ['road', 'car']), node.log
+        assert info[-1].classes_version == 0 and 'Traceback' not in node.log
 
 
 def test_a_bundle_of_fixed_classes_refuses_others(tmp_path):
