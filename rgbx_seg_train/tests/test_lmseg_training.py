@@ -170,18 +170,18 @@ def test_four_images_are_learned_by_heart_and_the_checkpoint_needs_no_texts(
 
 
 def test_a_run_goes_on_with_the_texts_of_its_checkpoint(tmp_path: Path) -> None:
-    config = small(tmp_path, 'train.steps=4', 'train.eval_every=2', 'train.save_every=2')
-    train(config)
-    whole = load_checkpoint(tmp_path / 'small/last.safetensors').group('model')
-    train(replace(config, train=replace(config.train, steps=2)))
+    config = small(tmp_path, 'train.steps=2', 'train.eval_every=2')
+    train(replace(config, train=replace(config.train, steps=1)))
+    first = load_checkpoint(tmp_path / 'small/last.safetensors').group('model')
     train(config, resume=True)
     again = load_checkpoint(tmp_path / 'small/last.safetensors').group('model')
-    assert again['text.tokens'].equal(whole['text.tokens'])
-    assert again.keys() == whole.keys()
+    assert first['text.tokens'].shape[1] > 20  # not the made-up ones of a new model
+    assert again['text.tokens'].equal(first['text.tokens'])
+    assert again.keys() == first.keys()
 
 
-@pytest.mark.parametrize('mode', ['template', 'color', 'shape', 'texture', 'full'])
-def test_each_mode_of_texts_runs_from_the_configuration(mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize('mode', ['template', 'color', 'full'])  # all of them: test_prompts.py
+def test_modes_of_texts_run_from_the_configuration(mode: str, tmp_path: Path) -> None:
     config = small(tmp_path, 'train.steps=1', 'train.eval_every=1', f'text.mode={mode}')
     model, checkpoint = load_model(train(config))
     infos = config.data.class_infos
@@ -217,7 +217,7 @@ def test_classes_that_it_never_saw_are_found_by_rows_that_were_computed_offline(
     objective = Objective(DataConfig(), LossConfig(criterion='binary'))
     optimizer = torch.optim.AdamW(model.parameters(), 4e-3)
     blank = torch.zeros(2, 3, 32, 32)
-    for step in range(80):
+    for step in range(40):
         images, label = patches(corners, step)
         weight = objective.weight(label, ['mfnet'] * 2)
         loss = objective(model.train()(images, blank, ['thermal'] * 2), label, ['mfnet'] * 2,
