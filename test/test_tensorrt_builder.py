@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
-from bundles import info, manifest, tiny_onnx, write_scene_bundle
+from bundles import info, manifest, tiny_onnx, write_scene_bundle, write_tiny_bundle
 from onnx import TensorProto, helper
 from plans import (
     ADA,
@@ -101,6 +101,16 @@ def test_a_bundle_of_two_graphs_gets_two_engines(rtx, tmp_path):
     assert plans.keys() == {MODEL_FILE, SCENE_FILE} and len(set(plans.values())) == 2
     tensors = engine_cache.read_sidecar(plans[SCENE_FILE]).parts['tensors']
     assert 's_rgb float32 1x4' in tensors
+
+
+def test_a_bundle_of_any_classes_gets_an_engine_for_as_many_as_it_was_exported_for(rtx, tmp_path):
+    models = [open_model(write_tiny_bundle(tmp_path / f'bundle{most}', vocabulary=most))
+              for most in (6, 200)]
+    plans = [obtain_plans(rtx, model, Options(), None, 0)[MODEL_FILE] for model in models]
+    tensors = [engine_cache.read_sidecar(plan).parts['tensors'] for plan in plans]
+    assert plans[0] != plans[1]
+    for text, most in zip(tensors, (6, 200), strict=True):
+        assert f'classes float32 (1..{most}, 3 usual)x4' in text
 
 
 @pytest.mark.parametrize('gpu, expected', [
