@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 PREFIX = 'quick_'  # of the names of new values
+MOST_SCALES = 8  # of a Resize, from which the size of what it makes is told: two for each axis
 
 
 class Editor:
@@ -179,7 +181,7 @@ def infer(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     light.graph.input.extend(graph.input)
     light.graph.output.extend(graph.output)
     for tensor in graph.initializer:
-        if tensor.data_type == TensorProto.INT64:
+        if tensor.data_type == TensorProto.INT64 or math.prod(tensor.dims) <= MOST_SCALES:
             light.graph.initializer.append(tensor)
         else:
             light.graph.input.append(helper.make_tensor_value_info(

@@ -141,7 +141,8 @@ def _enlarge_by_products(editor: Editor) -> bool:
         return False
     (*_, low, narrow), (*_, height, width) = (editor.shapes[name] for name in (
         resize.input[0], LOGITS))
-    if low > SMALL or height < low or width < narrow:
+    # 0 is a length that shape inference could not tell.
+    if not 0 < low <= SMALL or height < low or not 0 < narrow <= width:
         return False
     editor.drop([resize])
     columns = editor.constant(np.ascontiguousarray(enlarging_matrix(narrow, width).T))

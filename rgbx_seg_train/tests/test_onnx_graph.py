@@ -126,6 +126,21 @@ def test_a_second_pass_changes_nothing_and_the_same_graph_gives_the_same_bytes()
     assert graphs[0].SerializeToString(deterministic=True) == first
 
 
+def test_logits_of_features_that_were_enlarged_by_a_factor_are_enlarged_by_products_too():
+    graph = answer_graph(9, (5, 7), (20, 28))
+    graph.graph.node[1].CopyFrom(helper.make_node(
+        'Resize', ['negative', '', 'scales'], ['made'], mode='linear',
+        coordinate_transformation_mode='half_pixel'))
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32([1, 1, 2, 2]), 'scales'))
+    feeds = {'low': 4 * floats(1, 9, 5, 7)}
+    label, confidence = answers(graph, feeds)
+    quicken(graph)
+    ours = answers(graph, feeds)
+    assert (ours[0] == label).mean() > 0.999
+    assert np.abs(ours[1].astype(int) - confidence).max() <= 1
+    assert node_counts(graph)['Resize'] == 1
+
+
 def test_a_graph_without_labels_is_left_alone():
     graph = model([helper.make_node('Relu', ['x'], ['y'])], {'x': (FLOAT, (2, 3))},
                   {'y': (FLOAT, (2, 3))})
