@@ -8,6 +8,8 @@ numbers in test_sartm.py: they were run once, outside of this repository.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from base import uniform
 from shifnet_oracle import blocks
@@ -114,6 +116,12 @@ def release(config: SARTMConfig, n_classes: int = 5, object_bias: float = 9.0
 
     `object_bias` is what decides whether SAM's frozen score sees an object.
     """
+    return _values(config, n_classes) | {
+        'sam.sam_mask_decoder.pred_obj_score_head.layers.2.bias': torch.tensor([object_bias])}
+
+
+@lru_cache
+def _values(config: SARTMConfig, n_classes: int) -> dict[str, Tensor]:
     state = {}
     for name, shape in shapes(config, n_classes).items():
         numbers = uniform(name, shape)
@@ -126,5 +134,4 @@ def release(config: SARTMConfig, n_classes: int = 5, object_bias: float = 9.0
         else:
             numbers = 0.3 * numbers
         state[name] = numbers
-    state['sam.sam_mask_decoder.pred_obj_score_head.layers.2.bias'] = torch.tensor([object_bias])
     return state
