@@ -47,8 +47,8 @@ ARGUMENTS = (
         'params_file says'),
     DeclareLaunchArgument(
         'classes', default_value='',
-        description='names of the classes to find, with commas between them, for a bundle that lets '
-        'them be chosen; empty: what params_file says'),
+        description='names of the classes to find, with commas between them, for a bundle that '
+        'lets them be chosen; empty: what params_file says'),
     DeclareLaunchArgument(
         'classes_file', default_value='',
         description='YAML file of classes, or bank of rgbx_embed_classes; empty: what params_file '

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -32,7 +32,7 @@ from rgbx_seg_ros.manifest import FORMAT as BUNDLE_FORMAT
 from rgbx_seg_ros.manifest import Manifest
 from rgbx_seg_train import __version__
 from rgbx_seg_train.config import Config
-from rgbx_seg_train.config_file import config_to_dict, parse_config
+from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.labels import CLASS_SETS
 from rgbx_seg_train.data.synthetic import aux_encoding
 from rgbx_seg_train.distributed import like, whole
@@ -165,9 +165,15 @@ def build_model(config: Config, n_classes: int) -> nn.Module:
     return find_family(model.family).build(preset, n_classes, *modalities)
 
 
-def load_model(path: Path) -> tuple[nn.Module, Checkpoint]:
-    """Return the trained model of a checkpoint, in eval mode; all its weights must fit."""
+def load_model(path: Path, overrides: Sequence[str] = ()) -> tuple[nn.Module, Checkpoint]:
+    """Return the trained model of a checkpoint, in eval mode; all its weights must fit.
+
+    overrides: settings "key=value" that win over those that it was trained with.
+    """
     checkpoint = load_checkpoint(path)
+    if overrides:
+        config = parse_config(override(config_to_dict(checkpoint.config), overrides))
+        checkpoint = replace(checkpoint, config=config)
     try:
         model = build_model(checkpoint.config, checkpoint.n_classes)
     except RgbxSegError as error:
@@ -189,8 +195,8 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: Path) 
              or weights[name].shape != expected[name].shape]
     if wrong:
         raise RgbxSegError(f'checkpoint {origin}: {len(wrong)} tensors do not fit the model (such '
-                           f'as {sorted(wrong)[0]}); it is of another version or family: train it '
-                           'anew.')
+                           f'as {sorted(wrong)[0]}); it is of another version, family or size: '
+                           'train it anew, or leave out settings that change the model.')
     model.load_state_dict(weights)
 
 

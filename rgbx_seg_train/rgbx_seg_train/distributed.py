@@ -75,7 +75,7 @@ def sum_of_processes(values: Tensor) -> Tensor:
 
 
 def sum_within_network(values: Tensor) -> Tensor:
-    """Return `sum_of_processes` for a sum that other layers follow, once the norms are synchronized.
+    """Return `sum_of_processes` where other layers follow, once the norms are synchronized.
 
     In a group of its own: it may not queue with the gradients in another order elsewhere.
     """

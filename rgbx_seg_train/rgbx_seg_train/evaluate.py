@@ -142,7 +142,9 @@ def _main() -> None:
         check_target(args.out)
     else:
         check_json(args.out)
-    model = open_subject(args.model, args.backend, args.precision, passes, args.class_embeddings)
+    options = [setting for setting in args.overrides if setting.startswith('model.options')]
+    model = open_subject(args.model, args.backend, args.precision, passes, args.class_embeddings,
+                         options)
     config = _config(args, model)
     sources = getattr(config.data, args.split)
     if not sources:

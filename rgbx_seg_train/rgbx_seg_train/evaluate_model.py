@@ -8,7 +8,7 @@ classes, among those of that data set alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -114,14 +114,14 @@ class CheckpointModel:
     """
 
     def __init__(self, path: Path, passes: Passes | None = None,
-                 embeddings: Path | None = None) -> None:
+                 embeddings: Path | None = None, overrides: Sequence[str] = ()) -> None:
         """Load it; without `passes` it runs as on the robot, else as papers do.
 
         `embeddings`, a bank or a file of `rgbx_embed_classes`, has those of the classes to be
-        scored.
+        scored. `overrides` change the options of the network.
         """
         self.path, self._passes, self.as_robot = path, passes, passes is None
-        self._model, self._checkpoint = load_model(path)
+        self._model, self._checkpoint = load_model(path, overrides)
         self._embeddings = embeddings
         self.config = self._checkpoint.config
         self.name, self.family = self.config.name, self.config.model.family
@@ -182,11 +182,12 @@ class CheckpointModel:
 
 
 def open_subject(path: Path, backend: str = 'auto', precision: str = 'auto',
-                 passes: Passes | None = None, embeddings: Path | None = None
-                 ) -> BundleModel | CheckpointModel:
+                 passes: Passes | None = None, embeddings: Path | None = None,
+                 overrides: Sequence[str] = ()) -> BundleModel | CheckpointModel:
     """Return the model of a bundle folder or a checkpoint; `passes` ask for the papers' protocol.
 
-    `embeddings` are those of classes that a checkpoint is to be scored on instead of its own.
+    `embeddings` are those of classes that a checkpoint is to be scored on instead of its own;
+    `overrides` change the options of its network.
 
     Raises:
         RgbxSegError: it is neither, or it has not what was asked for.
@@ -197,6 +198,9 @@ def open_subject(path: Path, backend: str = 'auto', precision: str = 'auto',
             raise RgbxSegError(f'{path} is a bundle, whose answer is a label at its own size; '
                                'expected a checkpoint for --protocol paper: name that, or leave '
                                'the protocol out.')
+        if overrides:
+            raise RgbxSegError(f'{path} is a bundle, whose network is as it was exported; expected '
+                               f'a checkpoint with {overrides[0]}: name that, or leave it out.')
         if embeddings is not None:
             raise RgbxSegError(f'{path} is a bundle, which has a bank of its own or none; expected '
                                'a checkpoint for --class-embeddings: name that, or leave them '
@@ -205,7 +209,7 @@ def open_subject(path: Path, backend: str = 'auto', precision: str = 'auto',
     if (backend, precision) != ('auto', 'auto'):
         raise RgbxSegError(f'{path} is a checkpoint, which torch runs in float32; expected a '
                            'bundle with --backend and --precision: leave them out or export it.')
-    return CheckpointModel(path, passes, embeddings)
+    return CheckpointModel(path, passes, embeddings, overrides)
 
 
 def manifest_for(manifest: Manifest, kind: Kind, infos: tuple[ClassInfo, ...]) -> Manifest:

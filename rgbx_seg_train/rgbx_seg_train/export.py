@@ -38,7 +38,6 @@ from rgbx_seg_ros.manifest import (
 from rgbx_seg_train import export_graph
 from rgbx_seg_train.checkpoint import load_model, manifest_of, save_checkpoint
 from rgbx_seg_train.config import Config, DataConfig, ExportConfig, LossConfig
-from rgbx_seg_train.config_file import config_to_dict, override, parse_config
 from rgbx_seg_train.data.sample import Sample
 from rgbx_seg_train.data.sources import modality_of, open_source
 from rgbx_seg_train.export_classes import class_notes, open_to
@@ -128,14 +127,13 @@ def _load(checkpoint: Path, overrides: Sequence[str], weights: Path
 
     With export.checkpoint the file `weights` is written: before merging copies the model.
     """
-    model, loaded = load_model(checkpoint)
-    loaded = replace(loaded, tensors={})  # as large as the model
+    model, loaded = load_model(checkpoint, overrides)
+    config, loaded = loaded.config, replace(loaded, tensors={})  # as large as the model
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise RgbxSegError(f'{checkpoint}: {name} holds values that are no numbers; expected '
                                'finite weights: train again from an earlier checkpoint.')
-    config = parse_config(override(config_to_dict(loaded.config), overrides))
-    manifest = open_to(manifest_of(replace(loaded, config=config)), config.export)
+    manifest = open_to(manifest_of(loaded), config.export)
     if config.export.checkpoint:
         save_checkpoint(weights, _public(config), loaded.n_classes, loaded.progress,
                         {'model': model.state_dict()})

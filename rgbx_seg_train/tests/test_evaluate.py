@@ -165,6 +165,20 @@ def by_hand(network, sample, own):
     return cv2.resize(label, sample.label.shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
+def test_settings_of_the_model_change_what_a_checkpoint_answers_or_are_refused(tmp_path):
+    own = ('model.family=sartm', 'model.preset=tiny', 'model.modalities=[thermal]')
+    path, model, _ = checkpoint(tmp_path, *own)
+    rgb, aux = torch.rand(2, 1, 3, 64, 64)
+    answers = [open_subject(path, overrides=[f'model.options.branch={branch}'])._model(
+        rgb, aux, ['thermal']) for branch in ('aux', 'sam')]
+    torch.testing.assert_close(answers[0], model(rgb, aux, ['thermal']))
+    assert (answers[1] - answers[0]).abs().max() > 1e-3
+    with pytest.raises(RgbxSegError, match='do not fit the model .* leave out settings'):
+        open_subject(path, overrides=['model.options.rank=3'])
+    with pytest.raises(RgbxSegError, match='is as it was exported; expected a checkpoint with'):
+        open_subject(tmp_path, overrides=['model.options.rank=3'])
+
+
 def test_checkpoint_and_bundle_are_scored_alike_at_the_images_own_size(tmp_path):
     path, _, config = checkpoint(tmp_path, 'data.height=64', 'data.width=96')
     export(path, tmp_path / 'bundle', {})
