@@ -311,4 +311,6 @@ def test_a_looped_bag_on_its_own_clock(tmp_path):
                  if value.key == 'rgb rate [Hz]']
         assert any(18 < rate < 22 for rate in rates), rates
         assert 'use_sim_time' not in node.log and node.end() == 0
-        assert node.log.count('[WARN]') <= 1, node.log  # that the stamps jumped back
+        warnings = [line for line in node.log.splitlines() if '[WARN]' in line
+                and 'until its queue was full' not in line]  # a busy machine may serve one late
+    assert len(warnings) <= 1, node.log  # that the stamps jumped back
