@@ -395,7 +395,7 @@ def test_a_checkpoint_of_another_family_is_refused_in_one_sentence(tmp_path, mon
     save_checkpoint(tmp_path / 'other.safetensors', other, 9, Progress(),
                     {'ema': model.state_dict()})
     code, said = command(monkeypatch, capsys, tmp_path / 'other.safetensors', tmp_path / 'bundle')
-    assert code == 1 and 'another version or family' in said.err and said.err.count('\n') == 1
+    assert code == 1 and 'another version, family or size' in said.err and said.err.count('\n') == 1
     assert nothing_is_left(tmp_path)
 
 

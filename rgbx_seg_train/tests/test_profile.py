@@ -196,7 +196,7 @@ def test_every_parameter_is_of_one_component(family, preset):
     assert [name for name, _ in model.named_parameters() if find(name) is None] == []
     unused = {name for name, _ in model.COMPONENTS} - {find(name)
                                                        for name, _ in model.named_parameters()}
-    assert unused <= {'lora', 'clip', 'dsrm', 'prompts'}
+    assert unused <= {'lora', 'clip', 'sam', 'dsrm', 'prompts'}
 
 
 def test_segrgbx_at_full_size_is_the_published_one():
