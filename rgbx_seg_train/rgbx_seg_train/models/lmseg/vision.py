@@ -14,16 +14,16 @@ guide the decoder instead of tokens.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, SamVisionConfig
-from transformers.models.sam.modeling_sam import SamLayerNorm, SamVisionEncoder
+from transformers.models.sam.modeling_sam import SamVisionEncoder
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models.blocks.mit import recompute, to_map, to_tokens
+from rgbx_seg_train.models.blocks.stem import Stem
 from rgbx_seg_train.models.family import check_sizes
 from rgbx_seg_train.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
@@ -92,31 +92,6 @@ class SamOptions:
 CLIP_LARGE = ClipOptions(width=1024, layers=24, heads=16, patch=14, positions=24, taps=(8, 16))
 SAM_LARGE = SamOptions(width=1024, layers=24, heads=16, global_blocks=(5, 11, 17, 23),
                        taps=(8, 16))
-
-
-class Stem(nn.Module):
-    """Patches by 3x3 convolutions, each of which halves the image."""
-
-    def __init__(self, width: int, patch: int) -> None:
-        super().__init__()
-        count = patch.bit_length() - 1
-        widths = [3, *(width >> i for i in reversed(range(count)))]
-        self.convs = nn.ModuleList(nn.Conv2d(narrow, wide, 3, 2, 1)
-                                   for narrow, wide in pairwise(widths))
-        self.norms = nn.ModuleList(SamLayerNorm(wide, data_format='channels_first')
-                                   for wide in widths[1:-1])
-
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Map images to patches (B, width, h, w), and to two finer maps.
-
-        These are (B, width / 2, 2h, 2w) and (B, width / 4, 4h, 4w).
-        """
-        *convs, last = self.convs
-        maps = []
-        for conv, norm in zip(convs, self.norms, strict=True):
-            images = functional.gelu(norm(conv(images)))
-            maps.append(images)
-        return last(images), maps[:-3:-1]
 
 
 class DenseClip(nn.Module):
@@ -206,7 +181,10 @@ class SamEncoder(nn.Module):
 
 def _patches(embedding: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return patches (B, width, h, w), and the stem's finer maps if there is one."""
-    return embedding(images) if isinstance(embedding, Stem) else (embedding(images), [])
+    if not isinstance(embedding, Stem):
+        return embedding(images), []
+    patches, *finer = embedding.maps(images)
+    return patches, finer[:2]
 
 
 def for_clip(images: Tensor) -> Tensor:

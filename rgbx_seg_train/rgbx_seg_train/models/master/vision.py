@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models.blocks.mit import recompute
 from rgbx_seg_train.models.blocks.segformer_head import resize
+from rgbx_seg_train.models.blocks.stem import Stem
 from rgbx_seg_train.models.family import choose
 from rgbx_seg_train.models.segrgbx.ma_clip import CLIP_MEAN, CLIP_STD, RESIZES
 from rgbx_seg_train.preprocess import IMAGENET_MEAN, IMAGENET_STD
@@ -69,24 +69,6 @@ class VisionConfig:
     def depths(self) -> tuple[int, ...]:
         """How many layers lie before each of the features."""
         return tuple(self.layers + 1 + i for i in self.features)
-
-
-class Stem(nn.Sequential):
-    """Patches by 3x3 convolutions that halve the image (Xiao et al., arXiv 2106.14881)."""
-
-    def __init__(self, hidden: int, patch_size: int) -> None:
-        count = patch_size.bit_length() - 1
-        widths = [3, *(hidden >> i for i in reversed(range(count)))]
-        layers: list[nn.Module] = []
-        for narrow, wide in pairwise(widths):
-            layers += [nn.Conv2d(narrow, wide, 3, stride=2, padding=1),
-                       nn.BatchNorm2d(wide), nn.GELU()]
-        super().__init__(*layers[:-2])
-
-    @property
-    def weight(self) -> Tensor:
-        """Return the last weights: the tower asks for the type of those that make patches."""
-        return self[-1].weight
 
 
 class Patches(nn.Module):
