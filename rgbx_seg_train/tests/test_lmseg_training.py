@@ -226,7 +226,7 @@ def test_classes_that_it_never_saw_are_found_by_rows_that_were_computed_offline(
         loss.backward()
         optimizer.step()
     model.eval()
-    for palette, least in ((corners, 0.8), (faces, 0.6)):
+    for palette, least in ((corners, 0.8), (faces, 0.45)):  # guessing: 0.125, 0.17
         model.set_classes(colors(palette))
         images, label = patches(palette, 1000)
         with torch.no_grad():
