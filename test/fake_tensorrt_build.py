@@ -158,7 +158,7 @@ class IOptimizationProfile:
     def __init__(self):
         self._shapes = {}
 
-    def set_shape(self, input, min, opt, max):  # noqa: A002: the names of the library
+    def set_shape(self, input, min, opt, max):  # noqa: A002 - the names of the library
         shapes = [tuple(shape) for shape in (min, opt, max)]
         if len({len(shape) for shape in shapes}) > 1 or any(
                 not low <= usual <= high for low, usual, high in zip(*shapes, strict=True)):

@@ -86,7 +86,9 @@ def test_unlabeled_pixels_and_classes_out_of_sight_pull_nothing() -> None:
     assert all(value.isfinite() for value in empty.values())
 
 
-def test_with_the_sums_over_two_processes_each_computes_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_the_sums_over_two_processes_each_computes_what_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     features, labels = batch(2)
     features.requires_grad_()
     whole = module()
