@@ -35,6 +35,7 @@ from rgbx_seg_train.prompts import (
     described,
     load_descriptions,
     most_tokens,
+    name_key,
     plain_name,
     read_descriptions,
 )
@@ -107,8 +108,10 @@ def load_model(where: str, seed: int = 0) -> Ask:
     def ask(text: str, attempt: int) -> str:
         talk = [{'role': 'user', 'content': question(EXAMPLE)},
                 {'role': 'assistant', 'content': shown}, {'role': 'user', 'content': text}]
-        inputs = tokenizer.apply_chat_template(talk, add_generation_prompt=True, return_dict=True,
-                                               return_tensors='pt').to(device)
+        # what has no such switch ignores it; thoughts would be taken for the answer
+        inputs = tokenizer.apply_chat_template(
+            talk, add_generation_prompt=True, return_dict=True, return_tensors='pt',
+            enable_thinking=False).to(device)
         options = {'do_sample': True, 'temperature': TEMPERATURE, 'top_p': 0.9}
         with torch.random.fork_rng():
             torch.manual_seed(seed + attempt)
@@ -130,7 +133,10 @@ def describe_classes(names: Sequence[str], out: Path, ask: Callable[[], Ask], tr
 
     """
     bank = read_descriptions(out) if out.exists() else {}
-    new = [name for name in dict.fromkeys(names) if name not in bank]
+    first: dict[str, str] = {}  # spelling of a name, under what all of its spellings share
+    for name in (*bank, *names):
+        first.setdefault(name_key(name), name)
+    new = [name for name in first.values() if name not in bank]
     model = ask() if new else None
     failed: dict[str, str] = {}
     known = saved = len(bank)

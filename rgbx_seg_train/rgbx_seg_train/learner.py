@@ -220,7 +220,8 @@ def _initialize(model: nn.Module, config: Config) -> list[str]:
     if names:  # after `init`, whose classes may be others
         from rgbx_seg_train.prompts import class_texts  # of no use to most families
 
-        model.read_classes([info.name for info in classes], class_texts(classes, config.text))
+        texts = class_texts(classes, config.text) if getattr(model, 'reads_texts', False) else ()
+        model.read_classes([info.name for info in classes], texts)
     if settings.class_embeddings:
         from rgbx_seg_train.text import load_class_embeddings  # of no use to most families
 

@@ -124,11 +124,12 @@ def described(name: str, told: Description, settings: TextConfig) -> str:
     """Return what a mode tells of a class, the template's excepted; RgbxSegError if it cannot."""
     if settings.mode == 'full' and told.full:
         return told.full
-    parts = told[:3] if settings.mode == 'full' else (getattr(told, settings.mode),)
-    if not all(parts):
-        lacking = next(attribute for attribute in ATTRIBUTES if not getattr(told, attribute))
-        raise RgbxSegError(f'class {name!r}: its description tells no {lacking}; expected one for '
-                           f'text.mode {settings.mode}; add it to the bank.')
+    asked = ATTRIBUTES if settings.mode == 'full' else (settings.mode,)
+    lacking = [attribute for attribute in asked if not getattr(told, attribute)]
+    if lacking:
+        raise RgbxSegError(f'class {name!r}: its description tells no {lacking[0]}; expected one '
+                           f'for text.mode {settings.mode}; add it to the bank.')
+    parts = [getattr(told, attribute) for attribute in asked]
     return ', '.join([_shown(name, settings).rstrip('. '), *parts]) + '.'
 
 
@@ -160,8 +161,17 @@ def read_descriptions(path: Path) -> dict[str, Description]:
 
 
 def _parse(data: bytes, what: str) -> dict[str, Description]:
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        first: dict[str, str] = {}
+        for name, _ in pairs:
+            if name_key(name) in first:
+                raise RgbxSegError(f'{what}: {first[name_key(name)]!r} and {name!r} are one name; '
+                                   'expected each once; delete one of them.')
+            first[name_key(name)] = name
+        return dict(pairs)
+
     try:
-        entries = json.loads(data)
+        entries = json.loads(data, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise RgbxSegError(f'{what}: no JSON ({" ".join(str(error).split())[:80]}); expected '
                            '{name: {color, shape, texture}, …}; correct it.') from None

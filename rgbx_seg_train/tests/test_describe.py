@@ -25,7 +25,8 @@ from rgbx_seg_train.prompts import name_texts, read_descriptions
 
 GOOD = 'color: brown or gray\nshape: a flat oval, one meter wide\ntexture: shiny still water'
 TEMPLATE = ('{% for turn in messages %}<{{ turn.role }}> {{ turn.content }} {% endfor %}'
-            '{{ "<assistant> " if add_generation_prompt }}')
+            '{{ "<assistant> " if add_generation_prompt }}{{ "<think>" if enable_thinking is not '
+            'defined or enable_thinking }}')
 
 
 class Model:
@@ -114,6 +115,14 @@ def test_what_is_known_is_not_asked_again_and_a_run_that_was_cut_off_goes_on(tmp
     nothing = Model()
     assert describe_classes(['fog'], out, nothing.load) == nothing.loaded == 0
     assert [path.name for path in tmp_path.iterdir()] == ['bank.json']
+
+
+def test_spellings_of_one_name_are_asked_once(tmp_path):
+    out, model = tmp_path / 'bank.json', Model()
+    assert describe_classes(['Oil_Slick', 'oil slick', 'Straße', 'fog'], out, model.load) == 3
+    assert [name for name, _ in model.asked] == ['oil slick', 'straße', 'fog']
+    assert describe_classes(['OilSlick', 'FOG', 'STRASSE'], out, Model().load) == 0
+    assert list(read_descriptions(out)) == ['Oil_Slick', 'Straße', 'fog']
 
 
 def test_a_model_that_never_answers_is_given_up_early(tmp_path):

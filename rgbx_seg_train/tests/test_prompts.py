@@ -10,12 +10,14 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from small_runs import Stub, small_config
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import ClassInfo
 from rgbx_seg_train.config import PROMPTS, TextConfig
 from rgbx_seg_train.data.labels import CLASS_SETS
 from rgbx_seg_train.data.open_sets import BACKGROUND_FROM, OPEN_SETS, open_set, short_names
+from rgbx_seg_train.learner import _initialize
 from rgbx_seg_train.prompts import (
     ATTRIBUTES,
     MAX_TOKENS,
@@ -54,6 +56,7 @@ def test_the_bank_of_the_package_is_sorted_plain_and_one_class_a_line():
     text = PACKAGED.read_text(encoding='utf-8')
     entries = json.loads(text)
     assert list(entries) == sorted(entries) and text.count('\n') == len(entries) + 2
+    assert len(set(map(name_key, entries))) == len(entries)  # else one of two is never read
     for name, entry in entries.items():
         assert tuple(entry) == ATTRIBUTES, name
         for told in entry.values():
@@ -106,8 +109,9 @@ def test_an_own_bank_goes_over_the_packages(tmp_path):
                                 'water.')
     assert texts[1] == ('My own red car.',)
     assert texts[2] == name_texts(['bus'], TextConfig())[0]
-    with pytest.raises(RgbxSegError, match="'car': its description tells no color"):
-        name_texts(['car'], TextConfig(bank=path, mode='shape'))
+    for mode in ATTRIBUTES:
+        with pytest.raises(RgbxSegError, match=f"'car': its description tells no {mode}; "):
+            name_texts(['car'], TextConfig(bank=path, mode=mode))
 
 
 @pytest.mark.parametrize(('content', 'complaint'), [
@@ -117,6 +121,8 @@ def test_an_own_bank_goes_over_the_packages(tmp_path):
     ('{"a": {"color": 3}}', "has the color '3'"), ('{"a": {"color": " "}}', 'one line of text'),
     ('{"a": {"color": "x\\ny"}}', 'one line of text'),
     (json.dumps({'a': {'full': 'x' * 401}}), 'of 401 characters'), ('\xff', 'no JSON'),
+    ('{"fire plug": {"color": "red"}, "Fireplug": {"color": "blue"}}', 'are one name'),
+    ('{"a": {"color": "red", "color": "blue"}}', "'color' and 'color' are one name"),
 ])
 def test_a_bank_that_is_none_is_refused_in_one_sentence(tmp_path, content, complaint):
     path = tmp_path / 'bank.json'
@@ -132,6 +138,24 @@ def test_a_bank_that_is_not_there_or_too_large_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr('rgbx_seg_train.prompts.MAX_BYTES', 10)
     with pytest.raises(RgbxSegError, match='expected at most 10'):
         read_descriptions(Path(bank(tmp_path, puddle=PUDDLE)))
+
+
+@pytest.mark.parametrize('reads_texts', [False, True])
+def test_a_family_that_reads_names_alone_needs_no_descriptions(tmp_path, reads_texts):
+    class Reader(Stub):
+        def read_classes(self, names, texts):
+            self.told = names, texts
+
+    config = small_config(tmp_path, 'data.classes=own',
+                          'data.own_classes={oil slick: null, car: null}')
+    model = Reader(None, 2)
+    if reads_texts:
+        model.reads_texts = True
+        with pytest.raises(RgbxSegError, match="'oil slick': nothing describes it"):
+            _initialize(model, config)
+    else:
+        _initialize(model, config)
+        assert model.told == (['oil slick', 'car'], ())
 
 
 def test_the_open_sets_have_the_sizes_in_their_names_and_vocs_background_begins_at_20():

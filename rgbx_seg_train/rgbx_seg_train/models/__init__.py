@@ -17,9 +17,10 @@ Some offer more:
   W/stride) with 255 for unlabeled, and then returns `family.Outputs`; `loss_weights` has the weight
   of each of its further losses by name,
 - `remarks()`: lines that a run tells of a new model, such as what it was not given,
-- `read_classes(names, texts)`: a new model is told the names of its classes and, for each of them,
-  one or more sentences (`prompts.class_texts`); what it makes of them is in its state_dict, in
-  buffers that the module which has them names in `of_any_size` if their sizes depend on the texts,
+- `read_classes(names, texts)`: a new model is told the names of its classes and, if it has
+  `reads_texts = True`, one or more sentences for each of them (`prompts.class_texts`); what it
+  makes of them is in its state_dict, in buffers that the module which has them names in
+  `of_any_size` if their sizes depend on the texts,
 - `set_classes(embeddings)`: segment from now on into the classes of these rows (N, D); its merged
   form has `text_width` D and `forward(rgb, aux, classes=rows)`.
 """

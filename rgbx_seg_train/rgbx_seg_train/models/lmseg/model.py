@@ -168,6 +168,7 @@ class Fusion(nn.Module):
 class LMSeg(nn.Module):
     """The network; where a branch reads both images, they travel as one batch [rgb; aux]."""
 
+    reads_texts = True
     COMPONENTS = (
         ('clip', r'clip(\..+)?'),
         ('text', r'text(\..+)?'),
