@@ -4,11 +4,12 @@
 
 Two terms join the loss of the labels. The first is the divergence of the student's class
 probabilities at each pixel from the teacher's, both softened by a temperature (Hinton et al.,
-arXiv 1503.02531). The second compares how alike two places of an image look to each network: the
-cosines between all pairs of places of a feature map (Liu et al., "Structured Knowledge
-Distillation for Semantic Segmentation", CVPR 2019; across samples in Tung and Mori, "Similarity-
-Preserving Knowledge Distillation", ICCV 2019). Cosines do not know how many channels there are nor
-what they mean, so any family teaches any other, and nothing but the student is trained.
+arXiv 1503.02531); of a student with the criterion `binary`, of each class against all others. The
+second compares how alike two places of an image look to each network: the cosines between all
+pairs of places of a feature map (Liu et al., "Structured Knowledge Distillation for Semantic
+Segmentation", CVPR 2019; across samples in Tung and Mori, "Similarity-Preserving Knowledge
+Distillation", ICCV 2019). Cosines do not know how many channels there are nor what they mean, so
+any family teaches any other, and nothing but the student is trained.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Teacher:
                                f'and the teacher was built for {", ".join(known)}; expected one '
                                'that knows it; choose another teacher or leave the source out.')
         self._channels = shared_channels(checkpoint.config.data, config.data)
+        self._criteria = config.loss.criterion, checkpoint.config.loss.criterion
         self._weights = weights if weights is None else weights.to(device)
         self._own_size = (checkpoint.config.data.height, checkpoint.config.data.width)
         layout = torch.channels_last if config.train.channels_last else torch.contiguous_format
@@ -91,12 +93,16 @@ class Teacher:
         """Return the divergence among the classes that both know."""
         own = [n for n, channel in enumerate(self._channels) if channel != UNLABELED]
         given = given[:, [self._channels[n] for n in own]]
+        shares = given.softmax(1)  # of a binary teacher: if exactly one of the classes is there
         weight = given.new_ones((given.shape[0], *given.shape[2:]))
         if self._weights is not None:
-            weight = torch.einsum('c,bchw->bhw', self._weights[own], given.softmax(1))
+            weight = torch.einsum('c,bchw->bhw', self._weights[own], shares)
         if len(own) < len(self._channels):
             weight = weight.where(self._say(batch, student), 0.0)
-        return divergence(student[:, own], given, self._settings.temperature, weight)
+        of_student, of_teacher = self._criteria
+        if of_student == 'binary' and of_teacher != 'binary':
+            given = shares.logit(1e-6)  # each class against all others
+        return divergence(student[:, own], given, self._settings.temperature, weight, of_student)
 
     @torch.no_grad()
     def _ask(self, logits: Tensor, rgb: Tensor, aux: Tensor, batch: Batch) -> Tensor:
@@ -154,14 +160,21 @@ class Tap:
         self._handle.remove()
 
 
-def divergence(student: Tensor, teacher: Tensor, temperature: float, weight: Tensor) -> Tensor:
+def divergence(student: Tensor, teacher: Tensor, temperature: float, weight: Tensor,
+               criterion: str = 'cross_entropy') -> Tensor:
     """Return T^2 KL(teacher || student) of logits (B, C, h, w), a mean over weighted pixels.
 
-    weight: (B, h, w), at least 0. T^2 keeps the gradient's size when T changes.
+    weight: (B, h, w), at least 0; criterion: what the logits of both stand for, as in
+    `losses.probabilities`; if `binary`, KL is the mean over the classes of each one's. T^2 keeps
+    the gradient's size when T changes.
     """
-    mine = functional.log_softmax(student / temperature, 1)
-    other = functional.log_softmax(teacher / temperature, 1)
-    pixels = functional.kl_div(mine, other, reduction='none', log_target=True).sum(1)
+    mine, other = student / temperature, teacher / temperature
+    if criterion == 'binary':
+        pixels = (other.sigmoid() * (other - mine) + functional.softplus(mine)
+                  - functional.softplus(other)).mean(1)
+    else:
+        pixels = functional.kl_div(mine.log_softmax(1), other.log_softmax(1), reduction='none',
+                                   log_target=True).sum(1)
     return temperature ** 2 * (weight * pixels).sum() / weight.sum().clamp(min=1e-6)
 
 

@@ -99,6 +99,29 @@ def test_divergence_is_the_definition_times_the_square_of_the_temperature(temper
     assert divergence(*given, temperature, torch.zeros(2, 4, 6)) == 0
 
 
+def binary_oracle(student: np.ndarray, teacher: np.ndarray, temperature: float) -> np.ndarray:
+    """The same of C yes-or-no questions, their mean, from its definition in float64."""
+    p, q = (1 / (1 + np.exp(-x.astype(np.float64) / temperature)) for x in (teacher, student))
+    return (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).mean(1)
+
+
+@pytest.mark.parametrize('temperature', (0.5, 1.0, 4.0))
+def test_divergence_of_a_binary_student_is_that_of_each_class_by_itself(temperature):
+    rng = np.random.default_rng(0)
+    student, teacher = rng.normal(0, 3, (2, 2, 5, 4, 6)).astype(np.float32)
+    weight = rng.random((2, 4, 6)).astype(np.float32)
+    expected = temperature ** 2 * np.average(binary_oracle(student, teacher, temperature),
+                                             weights=weight)
+    given = [torch.from_numpy(x) for x in (student, teacher, weight)]
+    found = divergence(*given[:2], temperature, given[2], 'binary')
+    assert found.item() == pytest.approx(expected, rel=1e-5)
+    shifted = divergence(given[0] + 3, given[1], temperature, given[2], 'binary')
+    assert shifted > 1.1 * found  # a softmax would not see it
+    far = divergence(torch.full((1, 2, 1, 1), 200.0), torch.full((1, 2, 1, 1), -200.0), 1.0,
+                     torch.ones(1, 1, 1), 'binary')
+    assert far.item() == pytest.approx(200)
+
+
 def test_divergence_of_equal_logits_is_zero_and_has_no_gradient():
     logits = torch.randn(1, 4, 3, 3, requires_grad=True)
     loss = divergence(logits, logits.detach() + 7, 2.0,  # softmax does not see a constant
@@ -235,6 +258,30 @@ def test_a_pixel_counts_by_the_weight_of_the_class_that_the_teacher_sees(tmp_pat
     expected = np.average(4 * oracle(logits.detach().numpy(), given, 2.0),
                           weights=(seen * weights.numpy()[:, None, None]).sum(1))
     assert teacher.loss(logits, rgb, aux, batch).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize('of_teacher', ('cross_entropy', 'binary'))
+@pytest.mark.parametrize('of_student', ('cross_entropy', 'binary'))
+def test_probabilities_are_those_of_the_criterion_that_each_was_trained_by(
+        tmp_path, of_teacher, of_student):
+    write_teacher(tmp_path, config_of(tmp_path, 'stub', f'loss.criterion={of_teacher}'))
+    config = config_of(tmp_path, 'stub', f'loss.criterion={of_student}', 'distill.features=0',
+                       'distill.temperature=3')
+    student = student_of(config)
+    teacher = Teacher(config, student, 'cpu')
+    batch = batch_of()
+    rgb, aux = images_of(batch)
+    logits = student(rgb, aux)
+    mine, given = logits.detach().numpy(), teacher._model(rgb, aux).numpy().astype(np.float64)
+    if of_student == 'cross_entropy':
+        pixels = oracle(mine, given, 3.0)
+    elif of_teacher == 'binary':
+        pixels = binary_oracle(mine, given, 3.0)
+    else:
+        others = np.stack([np.log(np.exp(np.delete(given, n, 1)).sum(1)) for n in range(9)], 1)
+        pixels = binary_oracle(mine, given - others, 3.0)
+    loss = teacher.loss(logits, rgb, aux, batch)
+    assert loss.item() == pytest.approx(9 * pixels.mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize(('of_teacher', 'of_student'),
