@@ -63,6 +63,7 @@ class Asker:
         """Take what to ask for, and how long the bag plays."""
         self._changes, self._pause_s = changes, seconds / (len(changes) + 1)
         self._ended = threading.Event()
+        self._silent = ''  # what the node has not answered to, so that nobody knows its classes
 
     @contextmanager
     def beside(self, node: Any, recorder: Any, name: str) -> Iterator[None]:
@@ -73,7 +74,10 @@ class Asker:
             yield
         finally:
             self._ended.set()
-            thread.join(ANSWER_S)
+            thread.join()
+        if self._silent:
+            raise RgbxSegError(f'the node has not answered in {ANSWER_S:.0f} s whether it takes '
+                               f'{self._silent}; expected an answer; see {LOG_FILE}.')
 
     def _ask_all(self, node: Any, recorder: Any, name: str) -> None:
         from rcl_interfaces.srv import SetParametersAtomically
@@ -81,6 +85,7 @@ class Asker:
 
         client = node.create_client(SetParametersAtomically, f'{name}/set_parameters_atomically')
         client.wait_for_service(ANSWER_S)
+        version = 0
         while not recorder.stats and not self._ended.wait(0.05):
             pass  # the first mask is of the classes that the bundle brings
         for change in self._changes:
@@ -93,21 +98,15 @@ class Asker:
             future = client.call_async(request)
             future.add_done_callback(lambda _, answered=answered: answered.set())
             if not answered.wait(ANSWER_S):
-                change.refused = f'no answer in {ANSWER_S:.0f} s'
-                continue
+                self._silent = change.asked
+                return
             change.took_ms = (time.monotonic() - began) * 1e3
             result = future.result().result
             change.refused = '' if result.successful else result.reason
-            while not self._ended.wait(0.02) and not _follows(recorder, change):
-                pass  # the next change shall not come before a mask of this one
-
-
-def _follows(recorder: Any, change: Change) -> bool:
-    """Return whether a mask of the classes of a change has been published."""
-    if change.refused:
-        return True
-    newest = max(recorder.infos, default=0)
-    return bool(recorder.stats) and recorder.stats[-1].classes_version == newest
+            version += result.successful
+            while not (recorder.stats and recorder.stats[-1].classes_version >= version):
+                if self._ended.wait(0.02):
+                    break  # else the next change comes after a mask of this one
 
 
 def main() -> int:

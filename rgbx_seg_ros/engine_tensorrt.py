@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,6 +167,7 @@ class TensorRtEngine:
         self._runtime: Any = None
         self._sessions: dict[str, Session] = {}
         self._answer: Any = None  # the outputs, as they are returned
+        self._tell: Callable[[str], None] = lambda sentence: None
         self._scene: Any = None
         scene = model.manifest.scene
         self._embeddings = scene.tensors if scene else ()
@@ -177,6 +179,7 @@ class TensorRtEngine:
 
     def open(self, options: Options) -> None:
         """Build or find the engines, load and warm them up; call `close` also if that fails."""
+        self._tell = options.tell
         try:
             self._load(options)
             refused = ''
@@ -237,8 +240,10 @@ class TensorRtEngine:
     def set_classes(self, rows: Rows) -> None:
         """Copy the rows to the GPU, where they stay; another number of them is captured anew."""
         session, own = self._session(MODEL_FILE), check_rows(rows, self._model.manifest.vocabulary)
-        session.hold(CLASSES, own)
+        told = session.hold(CLASSES, own)
         self._rows = own
+        if told:
+            self._tell(told)
 
     @property
     def device_ms(self) -> float | None:

@@ -76,6 +76,7 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         self._parameter_table = Declared(self, messages.to_descriptor)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._loaded: Loaded | None = None
+        self._asked: dict[str, Any] = {}  # CLASS_PARAMETERS: rclpy stores them after the callback
         self._opening: Opening | None = None  # while configure is on its way
         self._fault = ''  # why the last configure failed
         self._enabled = True
@@ -168,7 +169,7 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
 
     def _load(self, opening: Opening) -> Loaded:
         """Advertise, so that everyone sees what there is, then open the engine."""
-        settings = self._parameter_table.settings()
+        settings = self._parameter_table.settings(self._asked)
         manifest = load_bundle(settings.bundle)
         find_classes(settings.bundle, manifest, settings.classes, settings.classes_file)
         worker: Worker[Work] = Worker(lambda work: work.cameras.process(work.pair))
@@ -267,15 +268,16 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
         if not self._changing.acquire(timeout=STATE_S):
             return ('the classes cannot change while the node changes its state; set them again '
                     'once it has.')
+        asked = self._asked | {name: changes[name] for name in CLASS_PARAMETERS & changes.keys()}
         try:
-            if self._loaded is None:
-                return ''  # configure looks them up
-            settings = self._parameter_table.settings(changes)
-            choice = find_classes(settings.bundle, self._loaded.segmenter.exported,
-                                  settings.classes, settings.classes_file)
-            if choice is not None:
-                self._loaded.worker.call(self._use_classes, self._loaded, choice,
-                                         wanted=self.context.ok)
+            if self._loaded is not None:  # else configure looks them up
+                settings = self._parameter_table.settings(asked)
+                choice = find_classes(settings.bundle, self._loaded.segmenter.exported,
+                                      settings.classes, settings.classes_file)
+                if choice is not None:
+                    self._loaded.worker.call(self._use_classes, self._loaded, choice,
+                                             wanted=self.context.ok)
+            self._asked = asked
         except Exception as error:  # an inference library may raise anything
             return ' '.join(str(error).split()) or type(error).__name__
         finally:
@@ -284,7 +286,7 @@ class SegmentNode(LifecycleNodeMixin, Node):  # type: ignore[misc]
 
     def _use_classes(self, loaded: Loaded, choice: Choice) -> None:
         """Change the classes; on the engine's thread."""
-        loaded.segmenter.set_classes(choice, min(1, loaded.settings.warmup))
+        loaded.segmenter.set_classes(choice, runs=1)
         for cameras in loaded.pairs:
             cameras.follow_classes()
         names = [info.name for info in choice.classes]

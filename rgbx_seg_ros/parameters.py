@@ -306,7 +306,7 @@ def read(values: Mapping[str, Any]) -> Settings:
         if name not in _BY_NAME and owner not in pairs:
             raise RgbxSegError(f'parameter {name} is for the camera pair "{owner}", but pairs is '
                                f'{list(pairs)}; add {owner} to pairs or remove it.')
-    return Settings(Path(values['bundle']).expanduser(), values['backend'], values['warmup'],
+    return Settings(Path(os.path.expanduser(values['bundle'])), values['backend'], values['warmup'],
                     tuple(_read_pair(name, values) for name in pairs), values['precision'],
                     _read_options(values),
                     tuple(name for name in values['classes'] if name),

@@ -145,7 +145,10 @@ class Segmenter:
             self.warm_up(runs)
         except Exception:
             if self._choice is not None:
-                self.engine.set_classes(self._choice.rows)
+                try:
+                    self.engine.set_classes(self._choice.rows)
+                except Exception:  # nobody knows what it finds now: better no mask
+                    self.engine.close()
             raise
         self.classes_version += self._choice is not None
         self.manifest, self._choice = manifest, choice

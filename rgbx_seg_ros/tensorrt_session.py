@@ -144,16 +144,16 @@ class Session:
             self._put(name, array)
         return self._try() or self._keep_kernels(kernels)
 
-    def hold(self, name: str, array: Any) -> None:
+    def hold(self, name: str, array: Any) -> str:
         """Exchange an input that stays on the GPU; where that fails the old one does.
 
-        Another length of its FREE axis is another CUDA graph.
+        Another length of its FREE axis is another CUDA graph. Returns what its owner should know,
+        or nothing.
         """
         old = self._held[name]
         try:
             self._put(name, array)
-            if array.shape != old.shape:
-                self._try()
+            return self._try() if array.shape != old.shape else ''
         except RgbxSegError:
             with suppress(RgbxSegError):  # the first error is told
                 self._put(name, old)

@@ -137,12 +137,13 @@ def _row(bank: Bank, places: dict[str, int], told: dict[str, int], item: Wanted,
             return told[description]
         raise RgbxSegError(f'the description of class {item.name!r} is not in the bank, and the '
                            'robot has no text model; expected a text of the bank: leave it out, or '
-                           f'make a bank elsewhere by {_command(shlex.quote(file), file)}.')
+                           f'make a bank elsewhere by {_command(shlex.quote(file), file)} and name '
+                           'it as `bank` in the file.')
     if row is None:
         name = name[:MAX_NAME]
         raise RgbxSegError(f'class {name!r} is not among the {len(bank.names)} names of the bank; '
-                           f'{_hint(name, bank.names)}: choose one of the bank, or make another '
-                           f'one elsewhere by {_command(f"--names {shlex.quote(name)}")}.')
+                           f'{_hint(name, bank.names)}: choose one of the bank, or make one for '
+                           f'classes_file elsewhere by {_command(f"--names {shlex.quote(name)}")}.')
     return row
 
 

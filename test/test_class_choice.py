@@ -187,8 +187,16 @@ def test_classes_that_an_engine_cannot_run_leave_the_old_ones_in_force(made):
 
         info = SimpleNamespace(embeds_aside=False, rgb_size=None, aux_size=None)
 
+        refuses = closed = False
+
         def set_classes(self, rows):
+            if self.refuses:
+                raise ValueError('no room for the old ones')
             self.rows = rows
+            self.refuses = len(rows) == 4
+
+        def close(self):
+            self.closed = True
 
         def __call__(self, rgb, aux, scene=None):
             if len(self.rows) > 2:
@@ -203,6 +211,10 @@ def test_classes_that_an_engine_cannot_run_leave_the_old_ones_in_force(made):
         segmenter.set_classes(find(made), runs=1)
     assert segmenter.engine.rows is first.rows and segmenter.manifest.classes == first.classes
     assert segmenter.classes_version == 0 and segmenter.classes_sha256 == digest != ''
+    # One that cannot go back makes no more masks: nobody could tell of which classes they are.
+    with pytest.raises(MemoryError, match='no room$'):
+        segmenter.set_classes(find(made, ['car', 'dog', 'road', 'truck']), runs=1)
+    assert segmenter.engine.closed and segmenter.manifest.classes == first.classes
 
 
 def test_a_pipeline_forgets_the_labels_of_other_classes(made):

@@ -7,7 +7,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
@@ -16,6 +18,9 @@ from bundles import write_tiny_bundle
 pytest.importorskip('rgbx_seg.msg', reason='the ROS package is not built; run `make ros`')
 
 from test_demo import write_bag
+
+from demo import classes
+from rgbx_seg_ros import RgbxSegError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,3 +60,25 @@ def test_a_bundle_of_fixed_classes_and_a_folder_of_others_are_refused(tmp_path):
     (out / 'thesis.tex').write_text('')
     run = demo(*arguments, write_tiny_bundle(tmp_path / 'open', vocabulary=3))
     assert run.returncode == 1 and 'is nothing of this command' in run.stderr
+
+
+def test_an_answer_that_does_not_come_is_no_refusal(monkeypatch):
+    class Deaf:
+        """A node whose services take requests and never answer."""
+
+        def create_client(self, kind, name):
+            return self
+
+        def wait_for_service(self, timeout):
+            return True
+
+        def call_async(self, request):
+            return Future()
+
+    monkeypatch.setattr(classes, 'ANSWER_S', 0.05)
+    changes = [classes.Change('dog'), classes.Change('car')]
+    recorder = SimpleNamespace(stats=[SimpleNamespace(classes_version=0)])
+    with pytest.raises(RgbxSegError, match='not answered in .* whether it takes dog; expected'), (
+            classes.Asker(changes, 0.0).beside(Deaf(), recorder, '/segment')):
+        pass
+    assert not any(change.refused for change in changes)

@@ -113,6 +113,17 @@ def test_a_library_that_fails_at_new_classes_goes_on_with_the_old_ones(models, o
         assert_answers(engine, oracles[0], old)
 
 
+def test_a_capture_that_fails_at_new_classes_is_told_of(models, oracles):
+    told = []
+    with fake_gpu('10.3') as gpu, opened(gpu, models[0], tell=told.append) as engine:
+        opening = len(told)
+        for names in (('dog', 'person'), ('car', 'dog')):
+            gpu.fail('cuStreamBeginCapture_v2', code=900)
+            engine.set_classes(rows_of(*names))  # the second time nothing is captured
+            assert_answers(engine, oracles[0], rows_of(*names))
+        assert len(told) == opening + 1 and 'without a CUDA graph, which is slower' in told[-1]
+
+
 def test_another_most_or_usual_number_of_classes_is_another_engine(tmp_path, monkeypatch, models):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     more = model_of(write_tiny_bundle(tmp_path / 'more', vocabulary=7))

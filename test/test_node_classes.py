@@ -11,8 +11,10 @@ import pytest
 
 pytest.importorskip('rgbx_seg.msg', reason='the ROS package is not built; run `make ros`')
 
+import rclpy
 from bundles import CLASSES, TEXT_WIDTH, expected, tiny_bank, write_tiny_bundle
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rgbx_seg.msg import SegmentationInfo, SegmentationStats
@@ -31,6 +33,7 @@ from robot import (
 from sensor_msgs.msg import Image
 
 from rgbx_seg_ros.messages import stamp_ns
+from rgbx_seg_ros.node import SegmentNode
 from rgbx_seg_ros.vocabulary import Bank, save_bank
 
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -326,6 +329,28 @@ def test_classes_wait_for_no_engine_that_opens_and_cleanup_waits_for_a_change(tm
         assert peer.change('configure')
         assert peer.until(lambda: list(info[-1].class_names) == ['road', 'car']), node.log
         assert info[-1].classes_version == 0 and 'Traceback' not in node.log
+
+
+def test_configure_takes_classes_that_were_accepted_and_are_not_stored_yet(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / 'b', vocabulary=MOST)
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=free_domain())
+    node = SegmentNode(context=context, parameter_overrides=[
+        Parameter('bundle', value=str(bundle)), Parameter('autostart', value=False)])
+    try:
+        # rclpy stores a value after its callback, and another thread may configure in between.
+        assert node._on_set_parameters([Parameter('classes', value=['dog', 'car'])]).successful
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert not node._on_set_parameters([Parameter('classes', value=['cat'])]).successful
+        assert node._on_set_parameters([Parameter('classes', value=['road'])]).successful
+        assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS
+        assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+        assert [info.name for info in node._loaded.segmenter.manifest.classes] == ['road']
+        assert node.set_parameters([Parameter('classes', value=[''])])[0].successful
+        assert node._loaded.segmenter.manifest.classes == CLASSES
+    finally:
+        node.destroy_node()
+        rclpy.shutdown(context=context)
 
 
 def test_a_bundle_of_fixed_classes_refuses_others(tmp_path):

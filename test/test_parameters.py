@@ -117,6 +117,12 @@ def test_settings_hold_how_the_engine_is_to_be_opened():
     assert settings.options.engine_file == Path('~/e.engine').expanduser()
 
 
+def test_a_home_that_there_is_none_of_is_a_name_like_any_other():
+    settings = parameters.read(DEFAULTS | {'bundle': '~nobody-of-that-name/b'})
+    assert settings.bundle == Path('~nobody-of-that-name/b')
+    assert parameters.read(DEFAULTS | {'bundle': '~/b'}).bundle == Path('~/b').expanduser()
+
+
 @pytest.mark.parametrize('backend', ['auto', 'openvino', 'onnxruntime', 'torch'])
 def test_an_engine_file_for_a_backend_that_runs_none_is_refused(backend):
     with pytest.raises(RgbxSegError, match=f"engine.file is '/e.engine', but backend is {backend}; "

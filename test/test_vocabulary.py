@@ -86,7 +86,7 @@ def test_equal_colors_of_a_bank_become_different_ones_for_as_many_classes_as_the
     (['zebra'], "it has 'car', 'traffic light', 'traffic_sign', …"),
     ([Wanted('person', of='persn')], "class 'persn' is not among .* 'person'"),
     ([Wanted('car', description='a blue car')], 'the robot has no text model; .*elsewhere by '
-     '`rgbx_embed_classes FILE.yaml --bank FILE.npz --model MODEL`'),
+     '`rgbx_embed_classes FILE.yaml --bank FILE.npz --model MODEL` and name it as `bank`'),
     (["cat's eye"], 'by `rgbx_embed_classes --names \'cat\'"\'"\'s eye\' --bank FILE.npz'),
     ([Wanted('a', of='car', color=(1, 2, 3)), Wanted('b', of='person', color=(1, 2, 3))],
      r"'a' and 'b' have the same color \[1, 2, 3\]")])

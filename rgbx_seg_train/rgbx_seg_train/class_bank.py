@@ -11,6 +11,7 @@ of one class their mean, made a unit row again.
 from __future__ import annotations
 
 import colorsys
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ def load_text_model(where: str) -> TextModel:
         RgbxSegError: none there.
 
     """
-    path = Path(where).expanduser()
+    path = Path(os.path.expanduser(where))  # Path's own fails where there is no such user
     if not _is_checkpoint(path):
         tower = load_text_tower(where)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -119,6 +120,7 @@ class CudaEngine:
         """Compile and capture what `model` names; BackendUnavailable if the GPU fails at that."""
         modules = {MODEL_FILE: graph, SCENE_FILE: SceneGraph(graph.merged, graph.zero_aux)}
         self._runners: dict[str, _Runner] = {}
+        self._tell = options.tell
         self._vocabulary, rows = model.manifest.vocabulary, model.rows()
         try:
             for name, tensors in model.graphs().items():
@@ -185,12 +187,18 @@ class CudaEngine:
 
     def set_classes(self, rows: Rows) -> None:
         """Copy the rows to the GPU, where they stay; another number of them is captured anew."""
-        own = check_rows(rows, self._vocabulary)
+        runner, own = self._runner(MODEL_FILE), check_rows(rows, self._vocabulary)
+        before = runner.problem
         try:
-            self._runner(MODEL_FILE).hold(CLASSES, own)
+            runner.hold(CLASSES, own)
         except RuntimeError as error:  # of which there being no memory is one
             raise BackendUnavailable(f'torch {VERSION} cannot take {len(own)} classes on the GPU '
                                      f'({_reason(error)}); expected free memory there.') from None
+        if runner.problem != before:
+            rest = self.info.warning.replace(before, '').strip()
+            self.info = replace(self.info, warning=' '.join(filter(None, (rest, runner.problem))))
+            if runner.problem:
+                self._tell(runner.problem)
 
     @property
     def device_ms(self) -> float | None:
@@ -247,16 +255,18 @@ class _Runner:
 
     @torch.no_grad()
     def _record(self) -> Work:
-        """Return the replay of the program, compiled unless the compiler fails."""
-        inputs = [*self._inputs, *self._held.values()]
+        """Return the replay of the program, compiled unless the compiler fails: a `problem`."""
+        inputs, problem = [*self._inputs, *self._held.values()], ''
         try:
             compiled = self._compiler(self._program)
-            return self._stream.record(lambda: self._compute(compiled, inputs))
+            replay = self._stream.record(lambda: self._compute(compiled, inputs))
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # it calls other compilers, and fails in as many ways
-            self.problem = f'torch runs the model uncompiled, which is slower ({_reason(error)}).'
-        return self._stream.record(lambda: self._compute(self._program, inputs))
+            problem = f'torch runs the model uncompiled, which is slower ({_reason(error)}).'
+            replay = self._stream.record(lambda: self._compute(self._program, inputs))
+        self.problem = problem
+        return replay
 
     def _compute(self, program: Callable[..., tuple[Tensor, ...]],
                  inputs: Sequence[Tensor]) -> None:

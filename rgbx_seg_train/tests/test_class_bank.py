@@ -201,6 +201,7 @@ def test_the_command_refuses_in_one_sentence_and_writes_nothing(
             (['--bank', out, '--model', clip], 'no class is named'),
             (['fmb', '--bank', out, '--model', shifnet], 'shifnet has no text model of its own'),
             (['fmb', '--bank', out, '--model', tmp_path / 'none'], 'no such file'),
+            (['fmb', '--bank', out, '--model', '~nobody-of-that-name/x'], '~nobody-of-that-name'),
             (['--names', 'flurb', '--mode', 'full', '--bank', out, '--model', clip],
              "'flurb': nothing describes it"),
             (['--names', 'q' * 100, '--template', 'ab ' * 200 + '{}', '--bank', out, '--model',

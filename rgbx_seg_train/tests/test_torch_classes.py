@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classes that are exchanged in a graph that a GPU has captured; a processor stands for the GPU."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,10 +37,10 @@ def streams(monkeypatch):
     return found
 
 
-def gpu_engine(folder, stream=HostStream):
+def gpu_engine(folder, stream=HostStream, compiler=uncompiled, **options):
     manifest = load_bundle(folder)
     graph, _ = load_graph(folder / CHECKPOINT_FILE, manifest.vocabulary)
-    return CudaEngine(graph, Model(folder, manifest), Options(), stream, uncompiled)
+    return CudaEngine(graph, Model(folder, manifest), Options(**options), stream, compiler)
 
 
 def images(seed=0):
@@ -94,3 +96,29 @@ def test_a_gpu_that_fails_at_new_classes_goes_on_with_the_old_ones(bundle, strea
     with pytest.raises(RgbxSegError, match='cannot take 5 classes on the GPU'):
         engine.set_classes(rows[:5])
     assert_like(engine, reference, rows[:4])
+
+
+def test_a_compiler_that_fails_at_another_number_is_told_of_until_it_does_not(bundle, streams):
+    rows = load_bank(bundle / 'classes.npz').embeddings
+    told, failing = [], []
+
+    def compiler(program):
+        if failing:
+            raise ValueError('no space left on device')
+        return program
+
+    engine = gpu_engine(bundle, compiler=compiler, tell=told.append)
+    reference, _ = open_engine(bundle, 'onnxruntime', 'fp32')
+    engine.info, opened = replace(engine.info, warning='The GPU is hot.'), len(told)
+    failing.append(True)
+    for number in (4, 4, 5):
+        engine.set_classes(rows[:number])
+        assert_like(engine, reference, rows[:number])
+        assert engine.info.warning == (
+            'The GPU is hot. torch runs the model uncompiled, which is slower (no space left on '
+            'device).')
+    assert told[opened:] == [engine.info.warning.removeprefix('The GPU is hot. ')]
+    failing.clear()
+    engine.set_classes(rows[:3])
+    assert_like(engine, reference, rows[:3])
+    assert engine.info.warning == 'The GPU is hot.' and len(told) == opened + 1
