@@ -157,7 +157,8 @@ def _check_fit(model: nn.Module, entries: Mapping[str, Tensor], what: str) -> No
                            + (f' (such as {wrong[0]}: {found}, expected {wanted})' if wrong else '')
                            + '; they are of another preset or model: name fitting ones.')
     for name, tensor in entries.items():
-        if not torch.isfinite(tensor).all():
+        kind = expected[name].dtype
+        if not torch.isfinite(tensor.to(kind) if kind.is_floating_point else tensor).all():
             raise RgbxSegError(f'{what}: {name} holds values that are no numbers; expected finite '
                                'weights; fetch them again.')
 

@@ -170,12 +170,15 @@ def test_the_command_itself_works_offline_from_a_filled_cache(tmp_path):
     (['stub:tiny', 'a.safetensors', '--from', 'mouth=eyes.safetensors'], 'do not fit the model'),
     (['stub:tiny', 'a.safetensors', '--from', 'picky=eyes.safetensors'], 'the layer last'),
     (['stub:tiny', 'a.safetensors', '--from', 'eyes=bad.safetensors'], 'no numbers'),
+    (['stub:tiny', 'a.safetensors', '--from', 'eyes=huge.safetensors'], 'no numbers'),
     (['stub:tiny', 'a.safetensors', '--from', 'eyes=more.safetensors'], 'first.scale'),
     (['stub:tiny', 'eyes.safetensors'], 'is no checkpoint of rgbx_seg'),
 ])
 def test_an_error_is_one_sentence_and_writes_nothing(tmp_path, monkeypatch, capsys, args, says):
     write_eyes(tmp_path / 'eyes.safetensors')
     write_eyes(tmp_path / 'bad.safetensors', **{'theirs.bias': torch.full((8,), torch.nan)})
+    huge = torch.full((8,), 1e300, dtype=torch.float64)  # of which float32 makes infinity
+    write_eyes(tmp_path / 'huge.safetensors', **{'theirs.bias': huge})
     write_eyes(tmp_path / 'more.safetensors', **{'theirs.scale': torch.ones(8)})
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert run(monkeypatch, *args) == 1

@@ -18,6 +18,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPVisionConfig, LlamaModel, LlavaConfig, LlavaForConditionalGeneration
 
 from rgbx_seg_ros import RgbxSegError
@@ -199,6 +200,30 @@ def test_a_trained_codebook_outlives_new_names_and_a_new_prompt_does_not_need_it
     assert not converted.codebook.equal(random)
 
 
+def test_a_codebook_for_other_classes_begins_as_their_names() -> None:
+    options = replace(SMALL, codebook='names')
+    trained, names = build(options), ('sky', 'road', 'tree', 'water')
+    more = Language(options, 4)
+    fitting = {name: value for name, value in trained.state_dict().items() if name != 'codebook'}
+    more.load_state_dict(fitting, strict=False)  # as train.init does
+    assert trained.named and not more.named
+    more.read_classes(names)
+    table = more.llm.get_input_embeddings().weight
+    expected = torch.stack([table[list(name.encode())].mean(0) for name in names])
+    torch.testing.assert_close(more.codebook.detach(), expected.repeat_interleave(3, 0))
+
+
+def test_many_classes_wait_for_their_names_which_are_what_may_be_too_long() -> None:
+    with torch.device('meta'):
+        assert Language(SMALL, 300).n_codes == 900
+    torch.manual_seed(0)
+    model = Language(replace(SMALL, layers=1, codes=1), 300)
+    model.read_classes([chr(97 + n % 26) for n in range(300)])
+    assert model(*images()).shape == (2, 300, SMALL.width)
+    with pytest.raises(RgbxSegError, match='a piece of it takes 3308 tokens, expected at most 102'):
+        model.read_classes(['name 1234'] * 300)
+
+
 def test_another_number_of_names_is_refused() -> None:
     with pytest.raises(RgbxSegError, match='found 2 names of classes, expected 3'):
         build().read_classes(NAMES[:2])
@@ -358,6 +383,39 @@ def test_llava_comes_from_its_folder_and_stays_out_of_the_state(folder: Path) ->
         other.load_state_dict({k: v for k, v in model.state_dict().items() if k != 'codebook'})
 
 
+def test_norms_add_what_the_options_say() -> None:
+    eps = 0.3
+    model, pair = build(replace(SMALL, norm_eps=eps)), images()
+    llama = plain_llama(model)
+    for part in llama.modules():
+        if hasattr(part, 'variance_epsilon'):
+            part.variance_epsilon = eps
+    with torch.inference_mode():
+        states = llama(inputs_embeds=sequence_by_hand(model, *pair)).last_hidden_state
+        torch.testing.assert_close(model(*pair), states[:, -9:], atol=1e-5, rtol=1e-5)
+        assert (build()(*pair) - model(*pair)).abs().max() > 0.1
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the largest float32 tensor that any operation made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.dtype == torch.float32:
+            self.elements = max(self.elements, made.numel())
+        return made
+
+
+@pytest.mark.parametrize('read', [False, True])
+def test_half_precision_is_never_full_precision_first(folder: Path, read: bool) -> None:
+    options = replace(SMALL, precision='bf16', weights=str(folder) if read else '')
+    with Largest() as largest:
+        Language(options, len(NAMES))
+    assert 0 < largest.elements < SMALL.width ** 2  # LoRA and codebook, no weight of LLaMA
+
+
 def test_half_precision_needs_no_autocast_and_leaves_what_learns_in_full(folder: Path) -> None:
     for weights in ('', str(folder)):
         model = build(replace(SMALL, precision='bf16', weights=weights)).train()
@@ -459,7 +517,9 @@ def test_an_ablation_changes_the_one_choice_of_its_name(name: str, change: dict 
     ({'precision': 'int8'}, "language.precision is 'int8', expected one of fp32, bf16, nf4"),
     ({'precision': 'nf4'}, 'weights names no folder'),
     ({'frozen': False, 'precision': 'bf16'}, 'expected neither where all weights learn'),
-    ({'heads': 3}, 'language.heads is 3'), ({'codes': 0}, 'expected 1 or more'),
+    ({'heads': 3}, 'language.heads is 3'), ({'codes': 0}, 'language.codes is 0, expected at least'),
+    ({'heads': 0}, 'language.heads is 0, expected at least 1'),
+    ({'lora_dropout': 1.5}, 'lora_dropout is 1.5'), ({'norm_eps': 0.0}, 'norm_eps 0.0'),
     ({'prompt': {'kind': 'chat'}}, "prompt.kind is 'chat', expected one of class_list, generic"),
     ({'prompt': {'kind': 'free'}}, "kind is 'free' and text ''"),
     ({'prompt': {'text': 'What is warm?'}}, "kind is 'class_list' and text 'What is warm"),

@@ -161,6 +161,18 @@ def test_files_in_shards_and_in_memory_give_the_same(
     assert of_files['language.llm.base_model.model.embed_tokens.weight'].shape == (100, 48)
 
 
+def test_weights_of_another_precision_are_cast_only_while_they_are_copied() -> None:
+    network = model(replace(SMALL, language=replace(SMALL.language, precision='bf16')))
+    state = LlamaForCausalLM(llama_config()).half().state_dict()
+    filled = PARTS['language'].convert(network, state)
+    places = {value.data_ptr() for value in state.values()}
+    assert filled and all(value.data_ptr() in places for value in filled.values())
+    network.load_state_dict(filled, strict=False)
+    name = 'language.llm.base_model.model.norm.weight'
+    assert network.state_dict()[name].dtype == torch.bfloat16
+    assert network.state_dict()[name].equal(filled[name].bfloat16())
+
+
 def test_the_tower_comes_from_files_of_clip_and_the_words_from_llama() -> None:
     network = model()
     text = {'hidden_size': 16, 'num_hidden_layers': 1, 'num_attention_heads': 2,
@@ -248,6 +260,15 @@ def test_positions_are_those_of_sam() -> None:
     torch.testing.assert_close(ours(3, 5), expected.permute(0, 3, 1, 2), atol=1e-5, rtol=1e-5)
 
 
+@torch.inference_mode()
+def test_positions_are_no_coarser_under_autocast() -> None:
+    torch.manual_seed(0)
+    positions = Positions(256)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = positions(24, 24)
+    torch.testing.assert_close(found, positions(24, 24))
+
+
 @pytest.mark.parametrize('own_mlps', [False, True])
 @torch.inference_mode()
 def test_masks_are_those_of_sam_on_equal_weights(own_mlps: bool) -> None:
@@ -315,6 +336,8 @@ def test_codes_may_be_kept_while_images_change() -> None:
     ({'vision': {'fit': 'crop'}}, "vision.fit is 'crop', expected one of square, native"),
     ({'vision': {'features': [0]}}, r'vision.features is \(0,\), expected layers -24 to -1'),
     ({'vision': {'patch_size': 15}}, 'expected multiples of heads and of patch_size'),
+    ({'vision': {'heads': 0}}, 'vision.heads is 0, expected at least 1'),
+    ({'decoder': {'heads': 0}}, 'decoder.heads is 0, expected at least 1'),
     ({'decoder': {'heads': 3}}, 'decoder has dim 256 and heads 3, expected a multiple of twice'),
 ])
 def test_choices_that_nothing_can_run_with_are_refused(options: dict, found: str) -> None:
@@ -355,6 +378,24 @@ def test_a_profile_shows_the_estimates_beside_ours() -> None:
     assert len(judged) == 10 and all(rows[what]['within'] for what in judged), rows
 
 
-def test_presets_name_weights_of_their_sizes() -> None:
+# hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, vocab_size, rms_norm_eps
+# of their config.json on the hub; LLaVA's leaves out what `transformers` has for a LLaMA of 7B
+LLAMAS = {'JackFram/llama-160m': (768, 12, 12, 3072, 32000, 1e-6),
+          'princeton-nlp/Sheared-LLaMA-1.3B': (2048, 24, 16, 5504, 32000, 1e-5),
+          'llava-hf/llava-1.5-7b-hf': (4096, 32, 32, 11008, 32064, 1e-5)}
+# hidden_size, num_hidden_layers, num_attention_heads, intermediate_size, image_size, patch_size
+TOWERS = {'openai/clip-vit-base-patch16': (768, 12, 12, 3072, 224, 16),
+          'openai/clip-vit-large-patch14-336': (1024, 24, 16, 4096, 336, 14),
+          'llava-hf/llava-1.5-7b-hf': (1024, 24, 16, 4096, 336, 14)}
+
+
+def test_presets_have_the_sizes_of_the_weights_that_they_name() -> None:
     assert PRETRAINED.keys() | {'tiny'} == PRESETS.keys()
-    assert PRESETS['base'].vision == PRESETS['full'].vision == VisionConfig()
+    for preset, parts in PRETRAINED.items():
+        language, vision = PRESETS[preset].language, PRESETS[preset].vision
+        assert (language.width, language.layers, language.heads, language.hidden,
+                language.vocabulary, language.norm_eps) == LLAMAS[
+                    parts.get('language') or parts['llava']]
+        assert (vision.hidden, vision.layers, vision.heads, vision.ratio * vision.hidden,
+                vision.image_size, vision.patch_size) == TOWERS[
+                    parts.get('clip') or parts['llava']]

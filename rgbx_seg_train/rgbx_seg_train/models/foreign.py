@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
 from rgbx_seg_ros import RgbxSegError
@@ -53,7 +52,7 @@ def rename(state: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
 
 def fill(model: nn.Module, owned: Iterable[str], found: Mapping[str, Tensor],
          what: str) -> dict[str, Tensor]:
-    """Return what `owned` names, in our types; RgbxSegError if anything is too much or lacks."""
+    """Return what `owned` names, in the file's types; RgbxSegError if there is more or less."""
     wanted = set(owned)
     expected = {name: tensor for name, tensor in model.state_dict().items() if name in wanted}
     if unknown := sorted(found.keys() - expected.keys()):
@@ -71,7 +70,7 @@ def fill(model: nn.Module, owned: Iterable[str], found: Mapping[str, Tensor],
             raise RgbxSegError(f'{what}: {name} has shape {tuple(value.shape)}, expected '
                                f'{tuple(tensor.shape)}; choose the preset and the number of '
                                'classes that they were made for.')
-        filled[name] = value.to(tensor.dtype) if tensor.dtype != torch.int64 else value
+        filled[name] = value
     return filled
 
 

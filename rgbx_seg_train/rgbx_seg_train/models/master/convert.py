@@ -6,8 +6,8 @@ Whole checkpoints are accepted, in the names of the hub's files and in those of 
 later models in memory: what we have no place for (CLIP's text tower, its last layers, heads for
 words) is known by name, and any other name is an error. Of a larger vocabulary the first rows are
 taken, as rows after LLaMA's own 32,000 stand for marks that no prompt of ours has.
-Tensors are cast to the model's precision before they are copied: where the file has another one,
-all converted weights are in memory twice. `language.weights` leaves reading to `transformers`.
+Tensors are cast to the model's precision one by one, while they are copied into it.
+`language.weights` leaves reading to `transformers`.
 """
 
 from __future__ import annotations

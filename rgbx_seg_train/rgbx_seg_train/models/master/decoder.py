@@ -36,6 +36,7 @@ from transformers.models.sam.modeling_sam import (
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models.blocks.mit import recompute
+from rgbx_seg_train.models.family import check_sizes
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         """Refuse widths that cannot be halved and dealt out to the heads."""
+        check_sizes('master', {f'decoder.{name}': getattr(self, name) for name in
+                               ('dim', 'depth', 'heads', 'hidden', 'fine')})
         if self.dim % 2 or self.dim // 2 % self.heads:
             raise RgbxSegError(f'master: decoder has dim {self.dim} and heads {self.heads}, '
                                'expected a multiple of twice the heads; choose others.')
@@ -84,7 +87,9 @@ class Positions(nn.Module):
         device = self.directions.device
         y, x = ((2 * torch.arange(n, device=device) + 1) / n - 1 for n in (height, width))
         places = torch.stack([x.expand(height, width), y[:, None].expand(height, width)], -1)
-        phases = 2 * math.pi * (places @ self.directions)  # (height, width, dim / 2)
+        # written out, as autocast would round what a product of matrices gives to half precision
+        turns = (places[..., None] * self.directions).sum(-2)  # (height, width, dim / 2)
+        phases = 2 * math.pi * turns
         return torch.cat([phases.sin(), phases.cos()], -1).permute(2, 0, 1)[None]
 
 

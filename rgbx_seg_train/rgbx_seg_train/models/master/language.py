@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, LlamaConfig, LlamaModel
 
 from rgbx_seg_ros import RgbxSegError
-from rgbx_seg_train.models.family import choose
+from rgbx_seg_train.models.family import check_sizes, choose
 from rgbx_seg_train.models.master.llava import PRECISIONS, load_llama
 from rgbx_seg_train.models.master.prompt import (
     LONGEST,
@@ -55,6 +55,7 @@ class LanguageOptions:
     heads: int = 32
     hidden: int = 11008  # width of the MLP
     vocabulary: int = 32064
+    norm_eps: float = 1e-5  # added to the squares in its norms
     frozen: bool = True  # False trains all of it, for a model of our own
     lora_rank: int = 8
     lora_alpha: int = 16
@@ -72,13 +73,15 @@ class LanguageOptions:
         for name, table in (('codebook', CODEBOOKS), ('mask', MASKS), ('attention', ATTENTIONS),
                             ('precision', tuple(PRECISIONS))):
             choose('master', f'language.{name}', getattr(self, name), table)
+        check_sizes('master', {f'language.{name}': getattr(self, name) for name in (
+            'width', 'layers', 'heads', 'hidden', 'vocabulary', 'lora_rank', 'codes')})
         if self.width % self.heads or self.width // self.heads % 2:
             raise RgbxSegError(f'master: language.heads is {self.heads}, expected a divisor of the '
                                f'width {self.width} that leaves an even one to each; choose one.')
-        if min(self.codes, self.lora_rank, self.layers) < 1:
-            raise RgbxSegError('master: language.codes, lora_rank and layers are '
-                               f'{self.codes}, {self.lora_rank} and {self.layers}, expected 1 or '
-                               'more of each; raise them.')
+        if not (0 <= self.lora_dropout < 1 and 0 < self.norm_eps < 1):
+            raise RgbxSegError(f'master: language.lora_dropout is {self.lora_dropout} and norm_eps '
+                               f'{self.norm_eps}, expected a share below 1 and a small number '
+                               'above 0; correct them.')
         if not self.frozen and (self.weights or self.precision != 'fp32'):
             raise RgbxSegError('master: language.frozen is false, and weights or a precision below '
                                'fp32 are given, expected neither where all weights learn; leave '
@@ -92,8 +95,9 @@ class LanguageOptions:
         """Return the same sizes for `transformers`."""
         return LlamaConfig(
             vocab_size=self.vocabulary, hidden_size=self.width, intermediate_size=self.hidden,
-            num_hidden_layers=self.layers, num_attention_heads=self.heads, rms_norm_eps=1e-5,
-            max_position_embeddings=4096, use_cache=False, attn_implementation=self.attention,
+            num_hidden_layers=self.layers, num_attention_heads=self.heads, use_cache=False,
+            rms_norm_eps=self.norm_eps, max_position_embeddings=4096,
+            attn_implementation=self.attention,
         )
 
 
@@ -241,7 +245,12 @@ def _leave_out_frozen(language: Language, state: dict[str, Any], prefix: str, _:
 
 
 def _loaded(language: Language, keys: Any) -> None:
-    """Count the ids that came, and do not miss what the folder of the weights gave."""
+    """Count the ids that came, and do not miss what the folder of the weights gave.
+
+    A codebook that did not come, such as one for other classes, has read no names.
+    """
+    if any(name.endswith('codebook') for name in keys.missing_keys):
+        language.named.fill_(False)
     if not language.prompt.is_meta:
         language._lengths = tuple((language.prompt != ABSENT).sum(1).tolist())
     if language.kept_apart:

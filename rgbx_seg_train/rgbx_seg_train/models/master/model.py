@@ -63,7 +63,8 @@ PRESETS: dict[str, MASTERConfig] = {
     # published weights of other sizes behind the same words; nobody trained MASTER on them
     'small': MASTERConfig(
         vision=VisionConfig(hidden=768, layers=12, heads=12, image_size=224, patch_size=16),
-        language=LanguageOptions(width=768, layers=12, heads=12, hidden=3072, vocabulary=32000)),
+        language=LanguageOptions(width=768, layers=12, heads=12, hidden=3072, vocabulary=32000,
+                                 norm_eps=1e-6)),
     'base': MASTERConfig(
         language=LanguageOptions(width=2048, layers=24, heads=16, hidden=5504, vocabulary=32000)),
     'full': _FULL,

@@ -85,14 +85,18 @@ def encode(options: PromptOptions, names: Sequence[str], encoder: Encoder) -> Id
         RgbxSegError: a piece is too long.
 
     """
-    before, between, after = (encoder.encode(text) if text else []
-                              for text in pieces(options, names))
-    ids = [encoder.begin, *before], between, after
+    ids = _ids(options, names, encoder)
     longest = max(map(len, ids))
     if longest > LONGEST:
         raise RgbxSegError(f'language.prompt: a piece of it takes {longest} tokens, expected at '
                            f'most {LONGEST}; shorten it, or choose the kind generic.')
     return ids
+
+
+def _ids(options: PromptOptions, names: Sequence[str], encoder: Encoder) -> Ids:
+    before, between, after = (encoder.encode(text) if text else []
+                              for text in pieces(options, names))
+    return [encoder.begin, *before], between, after
 
 
 def open_tokenizer(where: str) -> Encoder:
@@ -103,7 +107,7 @@ def open_tokenizer(where: str) -> Encoder:
 
     """
     if where == BYTES:
-        return Encoder(byte_text.BEGIN, lambda text: byte_text.encode(text, LONGEST)[1:-1])
+        return Encoder(byte_text.BEGIN, lambda text: list(text.encode()))
     if not where:
         raise RgbxSegError('language.prompt.tokenizer is empty, expected a folder with the '
                            f'{TOKENIZER_FILE} of LLaVA-1.5, or {BYTES} for a model of your own; '
@@ -129,10 +133,12 @@ def placeholder(options: PromptOptions, n_classes: int) -> Ids:
     """Return ids for classes that have no names yet.
 
     Without a tokenizer at hand each word and each mark counts as one unknown token (id 0), which
-    is about as many as LLaMA's makes.
+    is about as many as LLaMA's makes. What is too long is cut: only real names can be refused.
     """
     if options.tokenizer == BYTES:
         encoder = open_tokenizer(BYTES)
     else:
         encoder = Encoder(0, lambda text: [0] * len(re.findall(r'\w+|[^\w\s]', text)))
-    return encode(options, [f'class {n}' for n in range(n_classes)], encoder)
+    ids = _ids(options, [f'class {n}' for n in range(n_classes)], encoder)
+    before, between, after = (piece[:LONGEST] for piece in ids)
+    return before, between, after

@@ -26,7 +26,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train.models.blocks.mit import recompute
 from rgbx_seg_train.models.blocks.segformer_head import resize
 from rgbx_seg_train.models.blocks.stem import Stem
-from rgbx_seg_train.models.family import choose
+from rgbx_seg_train.models.family import check_sizes, choose
 from rgbx_seg_train.models.segrgbx.ma_clip import CLIP_MEAN, CLIP_STD, RESIZES
 from rgbx_seg_train.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
@@ -56,11 +56,13 @@ class VisionConfig:
         """Refuse what no tower has."""
         choose('master', 'vision.fit', self.fit, FITS)
         choose('master', 'vision.resize', self.resize, RESIZES)
-        if self.hidden % self.heads or self.image_size % self.patch_size or self.pool < 1:
+        check_sizes('master', {f'vision.{name}': getattr(self, name) for name in (
+            'hidden', 'layers', 'heads', 'ratio', 'image_size', 'patch_size', 'pool')})
+        if self.hidden % self.heads or self.image_size % self.patch_size:
             raise RgbxSegError(
                 f'master: vision has hidden {self.hidden}, heads {self.heads}, image_size '
-                f'{self.image_size}, patch_size {self.patch_size} and pool {self.pool}; expected '
-                'multiples of heads and of patch_size, and a pool of 1 or more; choose others.')
+                f'{self.image_size} and patch_size {self.patch_size}; expected multiples of heads '
+                'and of patch_size; choose others.')
         if not self.features or not all(-self.layers <= i <= -1 for i in self.features):
             raise RgbxSegError(f'master: vision.features is {self.features}, expected layers '
                                f'-{self.layers} to -1, counted from the last; choose one or more.')
