@@ -15,13 +15,19 @@ TESTS  ?= test rgbx_seg_train/tests
 
 # Files of tests of training whose processes, which they start and kill, disturb those of pytest.
 ALONE := test_loader.py test_processes.py
+# Files in the order of their names. By default those of few tests, which take longest, are last, one
+# process with them while the others have ended.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 
 # A ROS installation sourced in the caller's shell would mix with the one in .venv, and its choice of
 # middleware may be absent there. Confined to this machine, Fast DDS drops the transport for images.
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
 unexport ROS_DISTRO RMW_IMPLEMENTATION ROS_LOCALHOST_ONLY ROS_AUTOMATIC_DISCOVERY_RANGE ROS_STATIC_PEERS
+# What make -j tells other makes would reach those of colcon, to whom it means nothing.
+unexport MAKEFLAGS
 
-PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq
+# Python compiles what is imported, when it is; pip would compile all of 20,000 files, for minutes.
+PIP    := $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile
 IN_ENV := source $(VENV)/bin/activate &&
 IN_ROS := $(IN_ENV) source $(ROS)/install/setup.bash &&
 
@@ -52,10 +58,10 @@ test: $(ROS)/.built $(VENV)/.test  ## run all tests: runtime, ROS, training (TES
 	@# A process per core for the tests of training, which compute; those over DDS mostly wait, for two.
 	@$(IN_ROS) status=0; for tests in $(TESTS); do case $$tests in \
 	  rgbx_seg_train/tests|rgbx_seg_train/tests/) \
-	    OMP_NUM_THREADS=1 python -m pytest -n auto --dist loadfile $$tests $(ALONE:%=--ignore=$$tests/%) || status=1; \
-	    for one in $(ALONE); do OMP_NUM_THREADS=1 python -m pytest -q $$tests/$$one || status=1; done;; \
+	    OMP_NUM_THREADS=1 python -m pytest $(BY_FILE) -n auto $$tests $(ALONE:%=--ignore=$$tests/%) || status=1; \
+	    printf '%s\n' $(ALONE) | OMP_NUM_THREADS=1 xargs -P 2 -I{} python -m pytest -q $$tests/{} || status=1;; \
 	  rgbx_seg_train*) OMP_NUM_THREADS=1 python -m pytest $$tests || status=1;; \
-	  *) python -m pytest -n 2 --dist loadfile $$tests || status=1;; esac; done; exit $$status
+	  *) python -m pytest $(BY_FILE) -n 2 $$tests || status=1;; esac; done; exit $$status
 
 test-gpu: $(ROS)/.built $(VENV)/.test  ## run the tests that need a GPU: real engines of all that is installed
 	@$(IN_ROS) python -m pytest -m gpu $(TESTS)
@@ -110,7 +116,7 @@ $(VENV)/.test: requirements/test.txt requirements/constraints.txt rgbx_seg_train
 	@$(PIP) --no-deps --no-build-isolation --editable rgbx_seg_train
 	@touch $@
 
-$(VENV)/.docs: requirements/docs.txt requirements/constraints.txt | $(VENV)/.demo
+$(VENV)/.docs: requirements/docs.txt requirements/constraints.txt | $(VENV)/.test
 	@$(PIP) -r requirements/docs.txt
 	@touch $@
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -21,3 +22,17 @@ def _an_accelerator_of_its_own() -> Iterator[None]:
         from accelerate.state import AcceleratorState
 
         AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(autouse=True)
+def _a_table_of_operators_for_all_exports() -> None:
+    """Let torch keep the table that it makes anew of onnxscript's sources for each export.
+
+    That is half of the time of a small one.
+    """
+    if 'onnxscript' in sys.modules:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+        make = ONNXRegistry.from_torchlib
+        if not hasattr(make, 'cache_clear'):
+            ONNXRegistry.from_torchlib = staticmethod(functools.cache(make))
