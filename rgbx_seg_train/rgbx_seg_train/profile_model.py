@@ -21,9 +21,10 @@ from torch import nn
 
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
+from rgbx_seg_ros.manifest import MODALITIES
 from rgbx_seg_train.config_file import override
 from rgbx_seg_train.models import find_config, find_family
-from rgbx_seg_train.models.family import Published
+from rgbx_seg_train.models.family import Family, Published
 from rgbx_seg_train.profile_latency import DEVICES, check_device, measure_latency
 from rgbx_seg_train.profile_trace import Cost, trace
 
@@ -53,7 +54,7 @@ def profile(name: str, preset: str = 'full', options: Mapping[str, Any] | None =
     size, n_classes = size or family.size, n_classes or family.n_classes
     with torch.device('meta'), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # peft finds that loading into meta tensors does nothing
-        model = family.build(config, n_classes).eval()
+        model = _build(family, config, n_classes).eval()
         images = torch.empty(1, 3, *size), torch.empty(1, 3, *size)
         merged = model.merge(MODALITY)
         finder = component_finder(model)
@@ -63,7 +64,7 @@ def profile(name: str, preset: str = 'full', options: Mapping[str, Any] | None =
     weights = [*merged.parameters(), *merged.buffers()]
     result = {
         'family': name, 'preset': preset, 'options': dict(options or {}), 'size': list(size),
-        'n_classes': n_classes,
+        'n_classes': n_classes, 'modalities': list(family.modalities or MODALITIES),
         **_counts(model, finder, cost, family.attention_counted),
         'gmac_convention': CONVENTION.format(HEADLINES[family.attention_counted]),
         'activation_mb': cost.peak_bytes / 1e6,
@@ -72,6 +73,12 @@ def profile(name: str, preset: str = 'full', options: Mapping[str, Any] | None =
         'latency_ms': None, 'latency': None, 'torch': str(torch.__version__),
     }
     return result | {'published': compare(result, family.published.get(preset, ()))}
+
+
+def _build(family: Family, config: Any, n_classes: int) -> nn.Module:
+    """Return a network for the modalities of the published counts."""
+    modalities = (family.modalities,) if family.modalities else ()
+    return family.build(config, n_classes, *modalities)
 
 
 def patterns_of(model: nn.Module) -> Sequence[tuple[str, str]]:
@@ -163,7 +170,8 @@ def text(result: Mapping[str, Any]) -> str:
                       **result}))
     parts = [
         f'{result["family"]}:{result["preset"]}{options}, {height}x{width}, '
-        f'{result["n_classes"]} classes, torch {result["torch"]}',
+        f'{result["n_classes"]} classes, RGB and {", ".join(result["modalities"])}, '
+        f'torch {result["torch"]}',
         table(rows),
         f'GMAC: {result["gmac_convention"]}.',
         f'Float32, batch 1: weights {result["weights_mb"]:.1f} MB; activations at most '
@@ -250,7 +258,7 @@ def _main() -> None:
     if args.latency:
         family = find_family(name)
         latency = measure_latency(
-            lambda: family.build(find_config(name, preset, options), result['n_classes'])
+            lambda: _build(family, find_config(name, preset, options), result['n_classes'])
             .merge(MODALITY), tuple(result['size']), args.device, args.repeat)
         result |= {'latency': latency,
                    'latency_ms': latency['modes']['eager float32'].get('median_ms')}

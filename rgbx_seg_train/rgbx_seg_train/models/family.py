@@ -55,6 +55,7 @@ class Family(NamedTuple):
     size: tuple[int, int] = (480, 640)  # (H, W) and
     n_classes: int = 9  # classes of the published cost
     attention_counted: bool = False  # whether that cost has the products of attention in it
+    modalities: tuple[str, ...] = ()  # of the published counts; none = all five
     features: str = ''  # path of the module whose output, (B, C, H/16, W/16), is both images fused
 
 
