@@ -181,7 +181,9 @@ def divergence(student: Tensor, teacher: Tensor, temperature: float, weight: Ten
 def dissimilarity(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the mean square difference of the cosines between all pairs of places of two maps.
 
-    The maps (B, C, h, w) and (B, C', h', w') are averaged to the coarser of both grids first.
+    The maps (B, C, h, w) and (B, C', h', w') are averaged to the coarser of both grids first. Of
+    each the image's mean is taken away: what all places share tells none of them apart, and a map
+    that comes out of a ReLU has so much of it that the student would learn little else.
     """
     grid = tuple(min(a, b, MAX_SIDE)
                  for a, b in zip(student.shape[2:], teacher.shape[2:], strict=True))
@@ -190,8 +192,12 @@ def dissimilarity(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def cosines(features: Tensor) -> Tensor:
-    """Return the cosines (B, P, P) between the P = h w places of a map (B, C, h, w)."""
-    places = functional.normalize(features.flatten(2), dim=1)
+    """Return the cosines (B, P, P) between the P = h w places of a map (B, C, h, w).
+
+    They are those of what each place differs by from the mean of its image.
+    """
+    places = features.flatten(2)
+    places = functional.normalize(places - places.mean(2, keepdim=True), dim=1)
     return places.transpose(1, 2) @ places
 
 

@@ -144,14 +144,26 @@ def test_dissimilarity_sees_neither_channels_nor_width_nor_scale():
     assert dissimilarity(maps, other) > 0.01
 
 
+def test_dissimilarity_does_not_see_what_all_places_of_an_image_share():
+    maps, other = torch.randn(2, 6, 4, 5), torch.randn(2, 6, 4, 5)
+    positive = maps - maps.amin((2, 3), keepdim=True)  # as a ReLU gives: no cosine below 0
+    assert dissimilarity(maps, positive).item() == pytest.approx(0, abs=1e-10)
+    assert dissimilarity(other, maps + 5).item() == pytest.approx(
+        dissimilarity(other, maps).item(), rel=1e-4)
+    assert torch.isfinite(cosines(torch.ones(1, 6, 4, 5))).all()
+    assert not cosines(torch.ones(1, 6, 1, 1)).any()
+
+
 def test_dissimilarity_is_the_mean_over_all_pairs_of_places():
     student, teacher = torch.randn(1, 3, 2, 2), torch.randn(1, 5, 2, 2)
+    places = [x[0].flatten(1).numpy() for x in (student, teacher)]
+    places = [x - x.mean(1, keepdims=True) for x in places]
     total = 0.0
     for i in range(4):
         for j in range(4):
             cosine = [float(np.dot(a[:, i], a[:, j]) / np.linalg.norm(a[:, i])
                             / np.linalg.norm(a[:, j]))
-                      for a in (x[0].flatten(1).numpy() for x in (student, teacher))]
+                      for a in places]
             total += (cosine[0] - cosine[1]) ** 2
     assert dissimilarity(student, teacher).item() == pytest.approx(total / 16, rel=1e-5)
     assert cosines(student).shape == (1, 4, 4)
