@@ -71,8 +71,8 @@ def launch(settings, launcher, name, *overrides):
 def assert_same_losses(found, expected):
     for one, other in zip(expected, found, strict=True):
         assert one['step'] == other['step']
-        for name in ('loss', 'gradient'):
-            if name in one:
+        for name in one:
+            if name == 'gradient' or name.startswith('loss'):
                 assert other[name] == pytest.approx(one[name], rel=1e-5 if name == 'loss' else 1e-4)
     assert found[-1]['miou'] == pytest.approx(expected[-1]['miou'], abs=1e-3)
 
@@ -80,6 +80,24 @@ def assert_same_losses(found, expected):
 def test_two_processes_have_the_loss_of_one_with_the_doubled_batch(settings, one):
     found, _ = launch(settings, [*TORCHRUN, *MODULE], 'two', 'train.batch_size=2')
     assert_same_losses(found, one[0])
+
+
+def test_two_processes_distill_as_one_does_and_remember_the_same_prototypes(settings):
+    folder, data = settings
+    hiera = {'dim': 8, 'depths': [1, 1, 2, 1], 'global_blocks': [3]}
+    options = {'hiera': hiera, 'width': 32, 'rank': 2, 'decoder_hidden': 32, 'decoder_layers': 1}
+    run = {**data, 'name': 'distilled', 'train': {**data['train'], 'steps': 2, 'eval_every': 2},
+           'model': {'family': 'sartm', 'preset': 'tiny', 'options': options}}
+    train(parse_config(run))
+    expected = lines(folder, 'distilled')
+    assert {'loss_aux', 'loss_prototype', 'loss_text'} < expected[0].keys()
+    found, weights = launch((folder, run), [*TORCHRUN, *MODULE], 'two_distilled',
+                            'train.batch_size=2')
+    assert_same_losses(found, expected)
+    prototypes, remembered = (file['model/distillation.prototypes'] for file in (
+        load_file(folder / 'runs/distilled/last.safetensors'), weights))
+    assert prototypes.ne(0).any(1).sum() > 3
+    torch.testing.assert_close(remembered, prototypes, atol=1e-4, rtol=1e-3)
 
 
 def test_accumulated_batches_have_the_loss_of_one_large_batch_where_no_norm_looks_at_it(settings):

@@ -1,6 +1,6 @@
 # Copyright 2026 the rgbx_seg authors
 # SPDX-License-Identifier: Apache-2.0
-"""CMKD of SARTM: the official terms, prototypes of several processes, checkpoints, ablations."""
+"""CMKD of SARTM: the official terms, checkpoints, ablations; test_processes has its processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rgbx_seg_train.distill import Tap
 from rgbx_seg_train.learner import Learner
 from rgbx_seg_train.losses import Objective
 from rgbx_seg_train.models import find_config
-from rgbx_seg_train.models.sartm import SARTM, distill
+from rgbx_seg_train.models.sartm import SARTM
 from rgbx_seg_train.models.sartm.distill import Distillation, similarity
 from rgbx_seg_train.train import train
 
@@ -84,28 +84,6 @@ def test_unlabeled_pixels_and_classes_out_of_sight_pull_nothing() -> None:
     assert features.grad[~known].eq(0).all() and features.grad[known].ne(0).float().mean() > 0.99
     empty = module()(batch(0)[0].requires_grad_(), torch.full((2, 20, 28), 255))
     assert all(value.isfinite() for value in empty.values())
-
-
-def test_with_the_sums_over_two_processes_each_computes_what_one_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    features, labels = batch(2)
-    features.requires_grad_()
-    whole = module()
-    expected = whole(features, labels)
-    sum(expected.values()).backward()
-    gradient, features.grad = features.grad, None
-    others: list[Tensor] = []
-    monkeypatch.setattr(distill, 'sum_within_network', lambda own: others.append(own) or own)
-    for half in (0, 1):
-        module()(features[half:half + 1], labels[half:half + 1])
-    monkeypatch.setattr(distill, 'sum_within_network', lambda own: sum(others))
-    here = module()
-    found = here(features[:1], labels[:1])
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(here.prototypes, whole.prototypes)
-    sum(found.values()).backward()
-    torch.testing.assert_close(features.grad, gradient)
 
 
 def test_names_alike_pull_their_classes_together() -> None:

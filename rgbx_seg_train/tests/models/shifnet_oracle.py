@@ -9,76 +9,94 @@ tensor operations, window by window. Neither knows our modules.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from rgbx_seg_train.models.blocks.hiera import HieraConfig
 from rgbx_seg_train.models.shifnet import SHIFNetConfig
 
 State = dict[str, Tensor]
 
 
-def blocks(config: SHIFNetConfig) -> Iterator[tuple[int, int, int, int, bool]]:
+def blocks(hiera: HieraConfig) -> Iterator[tuple[int, int, int, int, bool]]:
     """Yield input width, output width, heads, window (0: global) and pooling of each block."""
-    dim, heads, index = config.hiera.dim, config.hiera.heads, 0
-    for stage, depth in enumerate(config.hiera.depths):
+    index = 0
+    for stage, depth in enumerate(hiera.depths):
         for i in range(depth):
             first = i == 0 and stage > 0
-            out, heads_out = dim * 2**stage, heads * 2**stage
-            window = config.hiera.windows[stage - first]  # pooling still happens in larger ones
-            if index in config.hiera.global_blocks:
+            out, heads = hiera.dim * 2**stage, hiera.heads * 2**stage
+            window = hiera.windows[stage - first]  # pooling still happens in larger ones
+            if index in hiera.global_blocks:
                 window = 0
-            yield out // 2 if first else out, out, heads_out, window, first
+            yield out // 2 if first else out, out, heads, window, first
             index += 1
 
 
-def shapes(config: SHIFNetConfig, n_classes: int) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of each tensor of an official checkpoint."""
-    found: dict[str, tuple[int, ...]] = {}
+class Shapes(dict[str, tuple[int, ...]]):
+    """The tensors of a checkpoint, as they are listed."""
 
-    def layer(name: str, *shape: int, bias: bool = True) -> None:
-        found[f'{name}.weight'] = shape
+    def layer(self, name: str, *shape: int, bias: bool = True) -> None:
+        """List a linear layer, a convolution or a norm."""
+        self[f'{name}.weight'] = shape
         if bias:
-            found[f'{name}.bias'] = shape[:1]
+            self[f'{name}.bias'] = shape[:1]
+
+    def mlp(self, name: str, *dims: int) -> None:
+        """List an MLP of SAM 2."""
+        for i, (dim, out) in enumerate(pairwise(dims)):
+            self.layer(f'{name}.layers.{i}', out, dim)
+
+    def encoder(self, name: str, hiera: HieraConfig, width: int) -> None:
+        """List trunk and neck of SAM 2, all but q, k and v, which families change."""
+        trunk = f'{name}.trunk'
+        self[f'{trunk}.pos_embed'] = (1, hiera.dim, *hiera.background)
+        self[f'{trunk}.pos_embed_window'] = (1, hiera.dim, hiera.windows[0], hiera.windows[0])
+        self.layer(f'{trunk}.patch_embed.proj', hiera.dim, 3, 7, 7)
+        for i, (dim, out, _, _, _) in enumerate(blocks(hiera)):
+            block = f'{trunk}.blocks.{i}'
+            self.layer(f'{block}.norm1', dim)
+            self.layer(f'{block}.norm2', out)
+            self.layer(f'{block}.attn.proj', out, out)
+            self.mlp(f'{block}.mlp', out, 4 * out, out)
+            if dim != out:
+                self.layer(f'{block}.proj', out, dim)
+        for i in range(4):
+            self.layer(f'{name}.neck.convs.{i}.conv', width, hiera.dim * 2**(3 - i), 1, 1)
+
+
+def shapes(config: SHIFNetConfig, n_classes: int) -> Shapes:
+    """Return the name and shape of each tensor of an official checkpoint."""
+    found = Shapes()
 
     def unit(name: str, out: int, dim: int, *kernel: int) -> None:
-        layer(f'{name}.conv', out, dim, *kernel, bias=False)
-        layer(f'{name}.bn', out)
+        found.layer(f'{name}.conv', out, dim, *kernel, bias=False)
+        found.layer(f'{name}.bn', out)
         found[f'{name}.bn.running_mean'] = found[f'{name}.bn.running_var'] = (out,)
         found[f'{name}.bn.num_batches_tracked'] = ()
 
-    hiera, width, text = config.hiera, config.width, config.text_dim
-    trunk = 'image_encoder.trunk'
-    found[f'{trunk}.pos_embed'] = (1, hiera.dim, *hiera.background)
-    found[f'{trunk}.pos_embed_window'] = (1, hiera.dim, hiera.windows[0], hiera.windows[0])
-    layer(f'{trunk}.patch_embed.proj', hiera.dim, 3, 7, 7)
-    for i, (dim, out, _, _, _) in enumerate(blocks(config)):
-        block = f'{trunk}.blocks.{i}'
-        layer(f'{block}.norm1', dim)
-        layer(f'{block}.norm2', out)
-        layer(f'{block}.attn.qkv', 3 * out, dim)
-        layer(f'{block}.attn.proj', out, out)
-        layer(f'{block}.mlp.layers.0', 4 * out, out)
-        layer(f'{block}.mlp.layers.1', out, 4 * out)
-        if dim != out:
-            layer(f'{block}.proj', out, dim)
+    width, text = config.width, config.text_dim
+    found.encoder('image_encoder', config.hiera, width)
+    for i, (dim, out, _, _, _) in enumerate(blocks(config.hiera)):
+        block = f'image_encoder.trunk.blocks.{i}'
+        found.layer(f'{block}.attn.qkv', 3 * out, dim)
         for adapter in ('Space_Adapter', 'MLP_Adapter'):
-            layer(f'{block}.{adapter}.D_fc1', out // 4, out)
-            layer(f'{block}.{adapter}.D_fc2', out, out // 4)
+            found.layer(f'{block}.{adapter}.D_fc1', out // 4, out)
+            found.layer(f'{block}.{adapter}.D_fc2', out, out // 4)
     for i in range(4):
-        layer(f'image_encoder.neck.convs.{i}.conv', width, hiera.dim * 2**(3 - i), 1, 1)
         fuse, context = f'fuse_block.{i}', f'decoder.ContextModule.{i}'
         for j in range(config.fusion_blocks):
-            layer(f'{fuse}.layers.{j}.dwconv', width, 1, 7, 7)
-            layer(f'{fuse}.layers.{j}.norm', width)
-            layer(f'{fuse}.layers.{j}.pwconv1', 4 * width, width)
-            layer(f'{fuse}.layers.{j}.pwconv2', width, 4 * width)
+            found.layer(f'{fuse}.layers.{j}.dwconv', width, 1, 7, 7)
+            found.layer(f'{fuse}.layers.{j}.norm', width)
+            found.layer(f'{fuse}.layers.{j}.pwconv1', 4 * width, width)
+            found.layer(f'{fuse}.layers.{j}.pwconv2', width, 4 * width)
             found[f'{fuse}.layers.{j}.gamma'] = (width,)
-        layer(f'{fuse}.out_proj', width, width, 1, 1)
+        found.layer(f'{fuse}.out_proj', width, width, 1, 1)
         for stream in ('rgb_proj', 'x_proj'):
-            layer(f'{fuse}.{stream}.0', text, width)
-            layer(f'{fuse}.{stream}.2', text, text)
+            found.layer(f'{fuse}.{stream}.0', text, width)
+            found.layer(f'{fuse}.{stream}.2', text, text)
         narrow, wide = width // 4, width // 2
         inception = f'{context}.inception'
         unit(f'{context}.conv1_1', narrow, width, 1, 1)
@@ -92,11 +110,11 @@ def shapes(config: SHIFNetConfig, n_classes: int) -> dict[str, tuple[int, ...]]:
         unit(f'{inception}.branch7x7dbl_4', wide, wide, 7, 1)
         unit(f'{inception}.branch7x7dbl_5', narrow, wide, 1, 7)
         unit(f'{inception}.final_conv', config.squeezed, narrow, 3, 3)
-        layer(f'{context}.upsample.conv', width, config.squeezed, 3, 3)
-        layer(f'decoder.GlobalFeatureConcat2D.{i}.project.0', width, 2 * width, 1, 1)
-        layer(f'decoder.postprocess1.{i}.project.0.proj', wide, width)
-    layer('decoder.linear_fuse', width, 2 * width, 1, 1)
-    layer('decoder.head', text, width, 1, 1)
+        found.layer(f'{context}.upsample.conv', width, config.squeezed, 3, 3)
+        found.layer(f'decoder.GlobalFeatureConcat2D.{i}.project.0', width, 2 * width, 1, 1)
+        found.layer(f'decoder.postprocess1.{i}.project.0.proj', wide, width)
+    found.layer('decoder.linear_fuse', width, 2 * width, 1, 1)
+    found.layer('decoder.head', text, width, 1, 1)
     found['decoder.logit_scale'] = ()
     found['label_feature'] = (n_classes, text)
     return found
@@ -177,7 +195,7 @@ def pyramid(s: State, images: Tensor, config: SHIFNetConfig) -> list[Tensor]:
     tile = s[f'{trunk}.pos_embed_window']
     rows, columns = (torch.arange(n) % tile.shape[2] for n in (height, width))
     x = (x + background + tile[:, :, rows][:, :, :, columns]).permute(0, 2, 3, 1)
-    maps, shapes = [], list(blocks(config))
+    maps, shapes = [], list(blocks(config.hiera))
     for i, shape in enumerate(shapes):
         x = block(s, f'{trunk}.blocks.{i}', x, shape)
         if i + 1 == len(shapes) or shapes[i + 1][0] != shapes[i + 1][1]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Sam2HieraDetConfig, Sam2VisionConfig, Sam2VisionModel
 
 from rgbx_seg_ros import RgbxSegError
+from rgbx_seg_train.models.family import check_sizes
 
 STRIDE = 32  # of the coarsest level, and of the window of the position embedding
 
@@ -32,6 +33,11 @@ class HieraConfig:
 
     def __post_init__(self) -> None:
         """Refuse sizes that the trunk cannot run with."""
+        check_sizes('hiera', {name: getattr(self, name) for name in (
+            'dim', 'heads', 'depths', 'windows', 'background')})
+        if self.dim % self.heads:
+            raise RgbxSegError(f'hiera: dim is {self.dim}, heads {self.heads}; expected a multiple '
+                               'of heads; choose such as 112 and 2.')
         first_blocks = {sum(self.depths[:i]) for i in (1, 2, 3)}
         if pooling := first_blocks & set(self.global_blocks):
             raise RgbxSegError(f'hiera: global_blocks holds {min(pooling)}, the first block of a '

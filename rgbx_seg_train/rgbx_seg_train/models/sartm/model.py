@@ -22,6 +22,7 @@ square `canvas` as the published evaluation does; a LoRA set for each of several
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,7 +37,7 @@ from rgbx_seg_ros.manifest import MODALITIES, UNLABELED
 from rgbx_seg_train.models.blocks.fusion import FeatureFusion, FeatureRectification
 from rgbx_seg_train.models.blocks.hiera import HIERA, STRIDE, HieraConfig, build_hiera
 from rgbx_seg_train.models.blocks.segformer_head import resize
-from rgbx_seg_train.models.family import Outputs, choose, modality_ids
+from rgbx_seg_train.models.family import Outputs, check_sizes, choose, modality_ids
 from rgbx_seg_train.models.sartm.decoder import AuxiliaryHead, MaskDecoder
 from rgbx_seg_train.models.sartm.distill import Distillation
 from rgbx_seg_train.models.sartm.lora import AdaptedQKV, Streams
@@ -79,9 +80,27 @@ class SARTMConfig:
         if self.canvas % STRIDE or self.canvas < 0:
             raise RgbxSegError(f'sartm: canvas is {self.canvas}; expected 0 or a multiple of '
                                f'{STRIDE}, such as 1280; correct it.')
-        if self.rank < 1 or not 0 <= self.momentum < 1:
-            raise RgbxSegError(f'sartm: rank is {self.rank}, momentum {self.momentum}; expected a '
-                               'rank of 1 or more and a momentum in [0, 1); correct them.')
+        check_sizes('sartm', {name: getattr(self, name) for name in (
+            'width', 'rank', 'fusion_heads', 'decoder_layers', 'decoder_heads', 'decoder_hidden',
+            'text_dim')})
+        if self.width % 8 or self.width // 2 % self.decoder_heads or any(
+                dim % heads for dim, heads in zip(self.dims, self.fusion_heads, strict=True)):
+            raise RgbxSegError(f'sartm: width is {self.width}, decoder_heads {self.decoder_heads}, '
+                               f'fusion_heads {list(self.fusion_heads)}; expected a multiple of 8 '
+                               'whose half decoder_heads divides, and whose eighth, quarter and '
+                               'whole fusion_heads divide; choose such as 256, 8 and [1, 2, 4].')
+        if not 0 <= self.momentum < 1:
+            raise RgbxSegError(f'sartm: momentum is {self.momentum}; expected 0 to below 1, such '
+                               'as 0.9; correct it.')
+        for name in ('aux_weight', 'prototype_weight', 'text_weight'):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise RgbxSegError(f'sartm: {name} is {getattr(self, name)}; expected a number of '
+                                   'at least 0; correct it.')
+
+    @property
+    def dims(self) -> tuple[int, int, int]:
+        """Channels of the three levels that are fused, finest first."""
+        return self.width // 8, self.width // 4, self.width
 
     @property
     def distills(self) -> bool:
@@ -151,11 +170,10 @@ class SARTM(nn.Module):
             self._freeze_prompt()
         else:
             self._start_afresh()
-        dims = (config.width // 8, config.width // 4, config.width)
         fused = (config.aux_head, config.aux_head, config.aux_head or config.distills)
         self.fusion = nn.ModuleList(
             Fusion(dim, heads) if on else nn.Identity()
-            for dim, heads, on in zip(dims, config.fusion_heads, fused, strict=True))
+            for dim, heads, on in zip(config.dims, config.fusion_heads, fused, strict=True))
         self.aux_head = AuxiliaryHead(config.width, n_classes) if config.aux_head else None
         self.common = nn.Identity()  # a mean of both images, for whom this model teaches
         self.distillation = (Distillation(n_classes, config.width, config.text_dim,
