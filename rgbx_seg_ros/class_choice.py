@@ -23,7 +23,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.manifest import BANK_FILE, UNLABELED, ClassInfo, Manifest, sha256_of
 from rgbx_seg_ros.vocabulary import MAX_NAME, Bank, Rows, Wanted, choose, load_bank
 
-MAX_YAML_BYTES = 1 << 20
+MAX_YAML_BYTES, MAX_VALUES = 1 << 18, 20 * UNLABELED  # PyYAML takes minutes for more of them
 MAX_TEXT = 10_000  # characters of a description
 BANK_SUFFIX = '.npz'
 YAML_SUFFIXES = ('.yaml', '.yml')
@@ -140,6 +140,15 @@ def _check_foreign(path: Path, bank: Bank, own: Bank) -> None:
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Reads plain values; the merge key `<<` is none, for merges of merges fill any memory."""
 
+    values = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Read one value more, if it is not too many."""
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise ValueError(f'more than {MAX_VALUES} values')
+        return super().compose_node(parent, index)
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Merge nothing, so that `<<` is refused."""
 
@@ -151,7 +160,7 @@ def read_file(path: Path) -> Given:
         RgbxSegError: there is none, it is too large, or it is neither.
 
     """
-    path = Path(os.path.expanduser(path))
+    path = Path(os.path.expanduser(path)).absolute()  # errors tell where a node looked for it
     if path.suffix.lower() == BANK_SUFFIX:
         return Given(path)
     if path.suffix.lower() not in YAML_SUFFIXES:
@@ -192,6 +201,10 @@ def _entry(item: Any, number: int) -> Wanted:
     where = f'classes[{number}]'
     if isinstance(item, str):
         return Wanted(_text(item, where, MAX_NAME))
+    if not isinstance(item, dict):
+        raise RgbxSegError(f'{where} is {reprlib.repr(item)}; expected a name (in quotes, if it '
+                           'looks like a number or yes and no), or keys of '
+                           f'{", ".join(ENTRY_KEYS)}.')
     values = _keys(item, ENTRY_KEYS, where)
     texts = {key: _text(values[key], f'{where}.{key}', most) for key, most in
              (('name', MAX_NAME), ('class', MAX_NAME), ('description', MAX_TEXT)) if key in values}

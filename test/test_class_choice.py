@@ -117,7 +117,8 @@ MERGES = 'a0: &a0 {x: 1}\n' + ''.join(
     ('', 'the file is None'), ('classes: car', "classes is 'car'; expected a list"),
     ('classes: []', 'classes is 0 entries'), (f'classes: {["x"] * 256}', '256 entries'),
     ('classes: [car]\nmore: 1', "the key 'more'; expected bank, classes"),
-    ('classes: [1]', r'classes\[0\] is 1; expected keys'), ('classes: [[a]]', 'expected keys'),
+    ('classes: [1]', r'classes\[0\] is 1; expected a name \(in quotes'),
+    ('classes: [[a]]', 'expected a name .* or keys'), ('[a, b]', 'expected keys of bank, classes'),
     ('classes: [{class: car}]', r'classes\[0\] has no name'),
     ('classes: [{name: "a\\nb"}]', 'expected a text of up to'),
     (f'classes: [{"x" * 201}]', 'expected a text of up to 200'),
@@ -128,7 +129,9 @@ MERGES = 'a0: &a0 {x: 1}\n' + ''.join(
     ('classes: [car]\nbank: none.npz', 'none.npz: no such file'),
     (b'\xff\xfe\x00', 'cannot be read'), ('[' * 5000, 'cannot be read'),
     ('classes: &a [{name: car, color: *a}]', 'cannot be read|color is'),
-    ('x' * (1 << 20) + ': 1', 'larger than 1048576 bytes'),
+    ('x' * (1 << 18) + ': 1', 'larger than 262144 bytes'),
+    ('classes:\n' + '- a\n' * 60_000, 'more than 5100 values'),
+    ('- ' * 100_000, 'cannot be read'), ('#' * 200_000, 'the file is None'),
     ('classes: [2026-13-45T99:99:99]', 'cannot be read|classes'),
     ('classes: [!!timestamp x]', 'cannot be read'), ('classes: [!!bool x]', 'cannot be read'),
     ('classes: [!!int ""]', 'cannot be read'), (f'classes: [0x{"f" * 5000}]', 'classes|digits'),
@@ -136,7 +139,7 @@ MERGES = 'a0: &a0 {x: 1}\n' + ''.join(
     (f'classes: [car]\nbank: {"x" * 5000}.npz', 'no such file'),
     ('a: &a {name: car}\nclasses: [{<<: *a}]', "cannot be read .*merge"),
     (MERGES, "cannot be read .*merge")],
-    ids=range(29))
+    ids=range(33))
 def test_a_file_that_lists_no_classes_is_refused_in_a_sentence(made, tmp_path, text, told):
     with pytest.raises(RgbxSegError, match=told) as caught:
         find(made, (), written(tmp_path, text))
