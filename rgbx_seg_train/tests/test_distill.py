@@ -29,6 +29,7 @@ TINY = {
     'segrgbx': ('tiny', {'dims': [8, 8, 8, 8], 'depths': [1, 1, 1, 1], 'heads': [1, 1, 2, 2],
                          'clip': None, 'dsrm': None, 'head_embed': 16}),
     'shifnet': ('micro', {'width': 16, 'text_dim': 24}),
+    **{name: ('tiny', {}) for name in ('sartm', 'master', 'lmseg')},
     'stub': ('tiny', {}),
 }
 
@@ -53,7 +54,7 @@ def write_teacher(tmp_path: Path, config: Config) -> Path:
     """Write a checkpoint with random weights, as good a teacher as any for what is tested here."""
     torch.manual_seed(1)
     path, n_classes = tmp_path / 'teacher.safetensors', len(config.data.class_infos)
-    model = build_model(config, n_classes)
+    model = built(config)
     save_checkpoint(path, replace(config, name='teacher'), n_classes, Progress(),
                     {'model': model.state_dict()})
     return path
@@ -74,7 +75,16 @@ def images_of(batch: Batch):
 
 def student_of(config: Config, seed: int = 2) -> nn.Module:
     torch.manual_seed(seed)
-    return build_model(config, len(config.data.class_infos)).train()
+    return built(config).train()
+
+
+def built(config: Config) -> nn.Module:
+    classes = config.data.class_infos
+    model = build_model(config, len(classes))
+    if hasattr(model, 'read_classes'):
+        names = [info.name for info in classes]
+        model.read_classes(names, [(name,) for name in names])
+    return model
 
 
 def oracle(student: np.ndarray, teacher: np.ndarray, temperature: float) -> np.ndarray:
@@ -297,8 +307,9 @@ def test_probabilities_are_those_of_the_criterion_that_each_was_trained_by(
 
 
 @pytest.mark.parametrize(('of_teacher', 'of_student'),
-                         (('segrgbx', 'shifnet'), ('shifnet', 'segrgbx')))
-def test_each_family_teaches_the_other(tmp_path, of_teacher, of_student):
+                         (('segrgbx', 'shifnet'), ('shifnet', 'segrgbx'), ('master', 'segrgbx'),
+                          ('lmseg', 'shifnet'), ('sartm', 'lmseg')))
+def test_each_family_teaches_another(tmp_path, of_teacher, of_student):
     write_teacher(tmp_path, config_of(tmp_path, of_teacher, 'data.height=64', 'data.width=64'))
     config = config_of(tmp_path, of_student, 'distill.own_size=true', 'train.precision=bf16')
     student = student_of(config)
