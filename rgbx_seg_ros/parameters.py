@@ -38,6 +38,7 @@ NODE_WIDE = ('bundle', 'backend', 'precision', 'engine.file', 'engine.rgb_size',
 WITH_ENGINE_FILES = ('tensorrt', 'tensorrt_rtx')  # backends
 SIZE = '([1-9][0-9]{0,4})x([1-9][0-9]{0,4})'  # width and height
 MAX_PAIRS = 16
+MAX_TOLD = 200  # characters of a value that is refused
 UNIT_SUFFIXES = ('', '_s', '_m', '_hz', '_mb')  # of a record's field; parameters leave it out
 
 Value = bool | int | float | str | list[str]
@@ -203,8 +204,16 @@ def check(name: str, value: Any) -> Value:
     if good and parameter.low is not None and parameter.high is not None:
         good = math.isfinite(value) and parameter.low <= value <= parameter.high
     if not good:
-        raise RgbxSegError(f'parameter {name} is {value!r}; expected {_expected(parameter)}.')
+        raise RgbxSegError(f'parameter {name} is {_found(value)}; expected {_expected(parameter)}.')
     return value
+
+
+def _found(value: Any) -> str:
+    """Return a value as a sentence tells it, cut short where it is hundreds of names."""
+    text = repr(value)
+    if len(text) <= MAX_TOLD:
+        return text
+    return f'{text[:MAX_TOLD]}…' + (f' ({len(value)} in all)' if hasattr(value, '__len__') else '')
 
 
 def _find(name: str) -> Parameter | None:

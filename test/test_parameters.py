@@ -199,3 +199,13 @@ def test_configured_node_takes_only_what_changes_pictures_and_masks():
     assert why_not(configured=False, bundle='/b', overlay__alpha=1.0) == ''
     assert 'expected' in why_not(overlay__alpha=3.0)
     assert 'clean it up first' in why_not(overlay__alpha=0.3, bundle='/b')
+
+
+@pytest.mark.parametrize('name, value, told', [
+    ('classes', ['name'] * 300, r"\['name', .*… \(300 in all\); expected at most 255 names"),
+    ('backend', 'x' * 5000, r"'xxx.*… \(5000 in all\); expected one of"),
+    ('warmup', 10**300, '10000.*…; expected a whole number from 0 to 100')])
+def test_a_long_value_is_not_told_at_length(name, value, told):
+    with pytest.raises(RgbxSegError, match=told) as caught:
+        parameters.check(name, value)
+    assert len(str(caught.value)) < 400
