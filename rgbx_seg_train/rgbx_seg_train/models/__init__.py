@@ -50,7 +50,7 @@ FAMILIES: dict[str, Family] = {
                      modalities=('thermal',), features='to_decoder.0'),
     'lmseg': Family(lmseg.LMSegConfig, lmseg.PRESETS, lmseg.LMSeg, lmseg.PARTS,
                     lmseg.PRETRAINED, lmseg.PUBLISHED, size=(384, 384), n_classes=171,
-                    features='fusion'),
+                    modalities=('thermal',), features='fusion'),
 }
 
 
