@@ -43,7 +43,7 @@ def to_onnx(module: nn.Module, tensors: Graph, phases: Phases, fp16_weights: boo
     The module may return more than the outputs: tensors that keep a name, `named`, in the graph.
 
     Raises:
-        RgbxSegError: the weights are more than an ONNX file holds.
+        RgbxSegError: the weights are more than an ONNX file holds, or not in float32.
 
     """
     weights = sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
@@ -51,6 +51,10 @@ def to_onnx(module: nn.Module, tensors: Graph, phases: Phases, fp16_weights: boo
         raise RgbxSegError(f'the model has {weights / 1e9:.2f} GB of weights; expected at most '
                            f'{MAX_BYTES / 1e9:.2f} GB, what an ONNX file holds; choose a smaller '
                            'preset.')
+    if others := {str(p.dtype) for p in module.parameters() if p.dtype != torch.float32}:
+        raise RgbxSegError(f'the model has weights in {", ".join(sorted(others))}; expected '
+                           'torch.float32, in which robots compute; export it with '
+                           'model.options.language.precision=fp32.')
     with phases('trace'), folded(module):
         program = _trace(module, tensors, [*tensors.outputs, *named])
         hidden = _hide_weights(program.model)

@@ -58,10 +58,20 @@ def images(seed=0, height=HEIGHT, width=WIDTH):
             rng.integers(0, 256, (1, height, width, 1)).astype(np.uint8))
 
 
-def test_a_bundle_gives_the_label_and_the_probability_of_the_model(tmp_path):
-    path, model, _ = checkpoint(tmp_path)
-    assert export(path, tmp_path / 'bundle', {}).parity.labels >= 0.999
-    engine, manifest = open_engine(tmp_path / 'bundle')
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """Return a checkpoint of the stub, its model, its bundle and the report of the export."""
+    folder = tmp_path_factory.mktemp('made')
+    with pytest.MonkeyPatch.context() as patch:
+        use_stub(patch)
+        path, model, _ = checkpoint(folder)
+        return path, model, folder / 'bundle', export(path, folder / 'bundle', {})
+
+
+def test_a_bundle_gives_the_label_and_the_probability_of_the_model(made):
+    _, model, bundle, report = made
+    assert report.parity.labels >= 0.999
+    engine, manifest = open_engine(bundle)
     assert (manifest.height, manifest.width) == (HEIGHT, WIDTH)
     for seed in range(3):
         rgb, aux = images(seed)
@@ -97,21 +107,19 @@ def test_the_real_model_exports_and_agrees(tmp_path):
     assert model.opset_import[0].version == 18
 
 
-def test_the_same_checkpoint_gives_the_same_bytes_without_traces_of_the_machine(tmp_path):
-    path, _, _ = checkpoint(tmp_path)
-    for name in ('one', 'two'):
-        export(path, tmp_path / name, {})
-    one, two = ((tmp_path / name / 'model.onnx').read_bytes() for name in ('one', 'two'))
+def test_the_same_checkpoint_gives_the_same_bytes_without_traces_of_the_machine(made, tmp_path):
+    path, _, bundle, _ = made
+    export(path, tmp_path / 'again', {})
+    one, two = ((folder / 'model.onnx').read_bytes() for folder in (bundle, tmp_path / 'again'))
     assert one == two
-    for trace in (str(tmp_path).encode(), b'.py', b'site-packages', b'Traceback', b'torch'):
+    for trace in (str(tmp_path.parent).encode(), b'.py', b'site-packages', b'Traceback', b'torch'):
         assert trace not in one
 
 
-def test_halved_weights_give_a_smaller_file_and_the_same_labels(tmp_path):
-    path, _, _ = checkpoint(tmp_path)
-    export(path, tmp_path / 'full', {})
+def test_halved_weights_give_a_smaller_file_and_the_same_labels(made, tmp_path):
+    path, _, bundle, _ = made
     export(path, tmp_path / 'half', {}, ['export.fp16_weights=true'])
-    full, half = (tmp_path / name / 'model.onnx' for name in ('full', 'half'))
+    full, half = (folder / 'model.onnx' for folder in (bundle, tmp_path / 'half'))
     assert half.stat().st_size < full.stat().st_size
     labels = [open_engine(path.parent)[0](*images())[0] for path in (full, half)]
     assert (labels[0] == labels[1]).mean() > 0.995
@@ -370,6 +378,12 @@ def test_a_model_larger_than_an_onnx_file_is_refused_before_it_is_traced(tmp_pat
     with pytest.raises(RgbxSegError, match='GB of weights; expected at most 0.00 GB'):
         export(path, tmp_path / 'bundle', {})
     assert nothing_is_left(tmp_path)
+
+
+def test_weights_of_half_precision_are_refused_before_they_are_traced():
+    module, tensors = torch.nn.Linear(2, 2, dtype=torch.bfloat16), Graph({}, {})
+    with pytest.raises(RgbxSegError, match=r'weights in torch.bfloat16; expected torch.float32'):
+        onnx_graph.to_onnx(module, tensors, Phases())
 
 
 def test_the_command_reports_what_it_took(tmp_path, monkeypatch, capsys):

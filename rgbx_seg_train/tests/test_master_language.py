@@ -428,6 +428,15 @@ def test_half_precision_needs_no_autocast_and_leaves_what_learns_in_full(folder:
                    if value.requires_grad)
 
 
+@torch.inference_mode()
+def test_merging_loses_nothing_of_what_lora_adds_to_half_precision() -> None:
+    model, pair = build(replace(SMALL, precision='bf16')), images()
+    for name, value in model.named_parameters():
+        if 'lora_B' in name:
+            value.mul_(1e-3)  # less than half of the last bit of most weights
+    assert model.merge()(*pair).equal(model(*pair))
+
+
 def test_four_bits_are_close_to_full_precision(folder: Path) -> None:
     pytest.importorskip('bitsandbytes')
     options = replace(SMALL, weights=str(folder), lora_dropout=0.0)

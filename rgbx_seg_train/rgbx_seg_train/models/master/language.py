@@ -217,14 +217,15 @@ class Language(nn.Module):
         return self
 
     def merge(self) -> Language:
-        """Return a copy in eval mode with LoRA added into the weights.
+        """Return a copy in eval mode, with LoRA added into weights of float32.
 
-        Not into those of 4 bits, which would have to be rounded again: beside them LoRA stays.
+        Beside weights of less precision it stays: to be added they would have to be rounded again,
+        and most of what LoRA adds to one in bfloat16 is less than its last bit.
         """
         merged = copy.deepcopy(self)
-        if self.options.precision != 'nf4':
+        if self.options.precision == 'fp32':
             merged.llm = merged.llm.merge_and_unload()
-            merged.kept_apart = False
+        merged.kept_apart = False
         return merged.eval()
 
 

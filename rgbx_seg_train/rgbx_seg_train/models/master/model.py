@@ -160,12 +160,12 @@ class MASTER(nn.Module):
         return self.head(states).flatten(1)
 
     def merge(self, modality: str) -> MergedMASTER:
-        """Return a copy for one modality: LoRA merged, `forward(rgb, aux)`."""
+        """Return a copy for one modality, `forward(rgb, aux)`: LoRA merged if all is float32."""
         return MergedMASTER(self, modality)
 
 
 class MergedMASTER(nn.Module):
-    """MASTER for one modality, in eval mode and without peft: what is exported.
+    """MASTER for one modality, in eval mode: what is exported, then in float32 and without peft.
 
     A robot may ask the language model for every k-th pair only (`embed`) and let vision and decoder
     segment each pair with the codes of the last.
