@@ -196,7 +196,7 @@ _CODE = 'counted in the official code'
 PUBLISHED: dict[str, tuple[Published, ...]] = {
     'full': (
         Published('trainable', 'params_trainable', 8.8e6, 0.05, _ANY,
-                  'sum of the parts, the paper tells none'),
+                  'estimate, the paper tells none'),
         Published('LoRA of RGB and thermal', 'params_lora', 2 * 663_040, 0.0, _ANY,
                   'widths of the trunk, rank 16'),
         Published('FRM and FFM', 'components.fusion.total', 3_050_534, 0.0, _ANY, _CODE),
