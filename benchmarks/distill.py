@@ -104,6 +104,8 @@ def _main() -> None:
     if args.teacher is None:
         score = run('teacher', args.out, TEACHER, args.teacher_steps, ())
         print(f'teacher: {score:.1f} mIoU %', flush=True)
+    else:
+        load_checkpoint(teacher)  # a wrong path shows before the first training
     rows = []
     for case in args.cases:
         for seed in args.seeds:
