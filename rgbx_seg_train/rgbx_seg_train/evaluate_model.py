@@ -126,7 +126,8 @@ class CheckpointModel:
         self.config = self._checkpoint.config
         self.name, self.family = self.config.name, self.config.model.family
         self._network = self.config.data.height, self.config.data.width
-        self.geometry = passes.words(self._network) if passes else None
+        self.geometry = passes.words(
+            self._network, self.config.loss.criterion) if passes else None
         self.device = 'cuda' if torch.cuda.is_available() else 'cpu'
         self.engine = f'torch {torch.__version__} fp32'
         self._open: tuple[Kind, Predictor] | None = None

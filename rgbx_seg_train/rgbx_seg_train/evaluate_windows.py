@@ -4,7 +4,8 @@
 
 The image goes in as a whole, at the network's size or at one of one's choice; or in windows that
 overlap, whose logits are averaged, perhaps beside the whole; or at several scales and mirrored.
-Probabilities of several passes are averaged.
+Probabilities of several passes are averaged, and of windows those of networks whose criterion is
+`binary`, as CAT-Seg does: what one window leaves out has a logit there that would outweigh others.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class Passes:
         short = min(native) if self.size == 'native' else int(self.size)
         return _rounded_up(native, scale * short / min(native))
 
-    def words(self, network: Size) -> str:
-        """Return all that in words."""
+    def words(self, network: Size, criterion: str) -> str:
+        """Return all that in words, for a network that was trained by a criterion."""
         other = f'resized to {self.size}' if 'x' in self.size else (
             f'with a short side of {self.size}')
         size = {'network': f'resized to {network[1]}x{network[0]}',
@@ -78,7 +79,7 @@ class Passes:
             parts.append(f'sides rounded up to multiples of {STEP}')
         if self.window:
             parts.append(f'in windows of {network[1]}x{network[0]} that overlap by a third, '
-                         'logits averaged')
+                         f'{"probabilities" if criterion == "binary" else "logits"} averaged')
         if self.whole:
             parts.append(f'as a whole resized to {network[1]}x{network[0]}')
         if self.scales != (1.0,):
@@ -111,6 +112,7 @@ class WholeImages:
         """
         self._graph, self._network, self._passes = graph.eval(), network, passes
         self._criterion = criterion
+        self._windows_of_chances = passes.window and criterion == 'binary'
         self._device = next((one.device for one in graph.parameters()), torch.device('cpu'))
 
     @torch.inference_mode()
@@ -121,26 +123,27 @@ class WholeImages:
         """
         native = sample.label.shape
         total: Tensor | None = None
-        for logits in self._logits(sample, native):
-            scores = probabilities(logits, self._criterion) if self._passes.several else logits
+        for scores in self._scores(sample, native):
+            if self._passes.several and not self._windows_of_chances:
+                scores = probabilities(scores, self._criterion)
             total = scores if total is None else total + scores
         assert total is not None
-        chances = (total / self._passes.count if self._passes.several
+        chances = (total / self._passes.count if self._passes.several or self._windows_of_chances
                    else probabilities(total, self._criterion))
         label = total[0].argmax(0).to(torch.uint8).cpu().numpy()
         confidence = (chances[0].amax(0) * 255 + 0.5).to(torch.uint8).cpu().numpy()
         return label if ids is None else ids[label], confidence
 
-    def _logits(self, sample: Sample, native: Size) -> Iterator[Tensor]:
-        """Yield the logits (1, N, H, W) of each pass at the size of the label."""
+    def _scores(self, sample: Sample, native: Size) -> Iterator[Tensor]:
+        """Yield what `_run` returns of each pass, (1, N, H, W) at the size of the label."""
         for scale in self._passes.scales:
             size = self._passes.size_for(native, self._network, scale)
             for mirrored in (False, True)[:1 + self._passes.flip]:
                 for goal in (size, self._network)[:1 + self._passes.whole]:
-                    logits = self._run(*self._images(sample, goal, mirrored))
+                    scores = self._run(*self._images(sample, goal, mirrored))
                     if mirrored:
-                        logits = logits.flip(-1)
-                    yield functional.interpolate(logits.float(), native, mode='bilinear',
+                        scores = scores.flip(-1)
+                    yield functional.interpolate(scores.float(), native, mode='bilinear',
                                                  align_corners=False)
 
     def _images(self, sample: Sample, size: Size, mirrored: bool) -> tuple[Tensor, Tensor]:
@@ -154,23 +157,28 @@ class WholeImages:
                              for array in arrays), self._graph.zero_aux)
 
     def _run(self, rgb: Tensor, aux: Tensor) -> Tensor:
-        """Return the logits (1, N, h, w) of images (1, 3, h, w), in windows where asked to."""
+        """Return logits (1, N, h, w) of images (1, 3, h, w), or probabilities; in windows if asked.
+        """
         size = rgb.shape[2:]
         window = tuple(min(pair) for pair in zip(size, self._network, strict=True))
         if not self._passes.window or window == tuple(size):
-            return self._graph.logits(rgb, aux)
+            return self._answer(rgb, aux)
         total: Tensor | None = None
         count = torch.zeros(size, device=rgb.device)
         for top in starts(size[0], window[0]):
             for left in starts(size[1], window[1]):
                 place = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-                logits = self._graph.logits(rgb[place], aux[place])
+                scores = self._answer(rgb[place], aux[place])
                 if total is None:
-                    total = logits.new_zeros(1, logits.shape[1], *size)
-                total[place] += logits
+                    total = scores.new_zeros(1, scores.shape[1], *size)
+                total[place] += scores
                 count[place] += 1
         assert total is not None
         return total / count
+
+    def _answer(self, rgb: Tensor, aux: Tensor) -> Tensor:
+        logits = self._graph.logits(rgb, aux)
+        return probabilities(logits, self._criterion) if self._windows_of_chances else logits
 
 
 def starts(length: int, window: int) -> list[int]:

@@ -80,7 +80,7 @@ def test_probabilities_of_scales_are_averaged():
               for scale in (1.0, 2.0)}
     total = 0
     for scale, run in single.items():
-        logits = next(run._logits(one, (64, 96)))
+        logits = next(run._scores(one, (64, 96)))
         assert logits.shape == (1, 5, 64, 96), scale
         total = total + logits[0].softmax(0)
     label, confidence = WholeImages(BundleGraph(network), (32, 48), Passes(scales=(1.0, 2.0)))(one)
@@ -88,11 +88,41 @@ def test_probabilities_of_scales_are_averaged():
     assert np.abs(confidence - 255 * (total / 2).amax(0).detach().numpy()).max() < 0.51
 
 
+class Windows(nn.Module):
+    """A network of two classes whose second image lacks the first of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.answers = iter([(2.0, -1.0), (-100.0, -1.0)])
+
+    def forward(self, rgb, aux):
+        return torch.tensor(next(self.answers)).view(1, 2, 1, 1).expand(1, 2, *rgb.shape[2:])
+
+
+@pytest.mark.parametrize(('criterion', 'label', 'confidence'), [
+    ('binary', (0, 0, 1), (224.6, 112.3, 68.6)),  # as CAT-Seg: (sigmoid(2) + 0) / 2 in both
+    ('cross_entropy', (0, 1, 1), (242.9, 255.0, 255.0)),
+])
+def test_what_one_window_leaves_out_is_not_lost_where_another_has_it(
+    criterion, label, confidence
+):
+    passes = Passes('64x32', window=True)
+    found = WholeImages(BundleGraph(Windows()), (32, 48), passes, criterion)(
+        sample(size=(32, 64), ids=2))
+    for map_, values in zip(found, (label, confidence), strict=True):
+        # columns of the first window, of both, of the second
+        assert np.abs(map_ - np.repeat(values, (16, 32, 16))).max() < 0.51
+    assert f'{"probabilities" if criterion == "binary" else "logits"} averaged' in passes.words(
+        (32, 48), criterion)
+
+
 def test_windows_may_be_averaged_with_a_pass_of_the_whole_image():
     one, network, size = sample(ids=5), Pixels(reach=3), (32, 32)
-    passes = [Passes('96x64', window=True), Passes()]
-    total = sum(next(WholeImages(BundleGraph(network), size, one_pass)._logits(one, (64, 96)))
-                .sigmoid() for one_pass in passes)[0].detach()
+    windows = WholeImages(BundleGraph(network), size, Passes('96x64', window=True), 'binary')
+    whole = WholeImages(BundleGraph(network), size, Passes())._run(
+        *windows._images(one, size, False)).sigmoid()
+    total = sum(functional.interpolate(chances, (64, 96), mode='bilinear') for chances in (
+        next(windows._scores(one, (64, 96))), whole))[0].detach()
     label, confidence = WholeImages(BundleGraph(network), size,
                                     Passes('96x64', window=True, whole=True), 'binary')(one)
     assert np.array_equal(label, total.argmax(0).numpy())
