@@ -137,7 +137,8 @@ class Segmenter:
     def set_classes(self, choice: Choice, runs: int = 0) -> None:
         """Find other classes from the next call on, after `runs` black pairs with them.
 
-        Raises what the engine raises, and then goes on with the classes that it had.
+        Raises what the engine raises, and then goes on with the classes that it had; an engine that
+        cannot take them again is closed.
         """
         manifest = replace(self.manifest, classes=choice.classes)
         self.engine.set_classes(choice.rows)

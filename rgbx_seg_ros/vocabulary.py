@@ -142,8 +142,8 @@ def _row(bank: Bank, places: dict[str, int], told: dict[str, int], item: Wanted,
     if row is None:
         name = name[:MAX_NAME]
         raise RgbxSegError(f'class {name!r} is not among the {len(bank.names)} names of the bank; '
-                           f'{_hint(name, bank.names)}: choose one of the bank, or make one for '
-                           f'classes_file elsewhere by {_command(f"--names {shlex.quote(name)}")}.')
+                           f'{_hint(name, bank.names)}: choose one of the bank, or make another '
+                           f'one elsewhere by {_command(f"--names {shlex.quote(name)}")}.')
     return row
 
 

@@ -64,6 +64,16 @@ class Descriptions(NamedTuple):
         names = dict.fromkeys((*self.names, *other.names))
         return Descriptions(tuple(names), {**other.by_key, **self.by_key})
 
+    def lenders(self, names: Sequence[str]) -> dict[str, str]:
+        """Return whose description is found for those names that are a further word alone."""
+        own = {name_key(word) for entry in self.names for word in (entry, entry.split(SYNONYM)[0])}
+        further: dict[str, str] = {}
+        for entry in self.names:
+            for word in entry.split(SYNONYM)[1:]:
+                further.setdefault(name_key(word), entry)
+        return {name: further[key] for name in names
+                if (key := name_key(name)) in further and key not in own}
+
     def find(self, name: str) -> Description:
         """Return how a class looks; RgbxSegError names those described that are nearest."""
         for word in (name, *name.split(SYNONYM)):

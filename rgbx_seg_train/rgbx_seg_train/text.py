@@ -29,7 +29,7 @@ from rgbx_seg_train.class_names import fixed_classes, read_classes
 from rgbx_seg_train.config import PROMPTS
 from rgbx_seg_train.data.labels import CLASS_SETS
 from rgbx_seg_train.data.open_sets import OPEN_SETS
-from rgbx_seg_train.prompts import NAME, plain_name
+from rgbx_seg_train.prompts import NAME, load_descriptions, plain_name
 from rgbx_seg_train.text_tower import load_text_tower
 
 MODEL = 'LanguageBind/LanguageBind_Image'  # SHIFNet's
@@ -192,6 +192,11 @@ def _embed_bank(args: Any) -> None:
     write_bank(args.bank, bank)
     for name, text in zip(bank.names, bank.texts, strict=True):
         print(f'{name}: {text}')
+    if settings.mode != 'template':
+        found = [named.whole for named in classes if not named.text]
+        for name, lender in load_descriptions(settings.bank).lenders(found).items():
+            print(f'note: {name} is told as {lender!r}; if it is another thing, describe it in a '
+                  'file of classes or by --descriptions.')
     print(f'{args.bank}: {len(bank.names)} classes by {args.model} ({model.origin})')
 
 

@@ -177,10 +177,14 @@ def checkpoint(path: Path, family: str, preset: str, **text_settings: str) -> Pa
 def test_lmsegs_own_tower_makes_the_rows_with_which_it_segments(tmp_path, monkeypatch, capsys):
     path = checkpoint(tmp_path / 'lmseg.safetensors', 'lmseg', 'tiny', mode='color')
     out = tmp_path / 'bank.npz'
-    assert run(monkeypatch, 'fmb', '--names', 'puddle', '--bank', out, '--model', path) == 0
-    assert '15 classes by' in (told := capsys.readouterr().out) and 'lmseg at step 12' in told
+    assert run(monkeypatch, 'fmb', '--names', 'puddle', 'shield', '--bank', out, '--model',
+               path) == 0
+    assert '16 classes by' in (told := capsys.readouterr().out) and 'lmseg at step 12' in told
+    assert [line for line in told.splitlines() if line.startswith('note')] == [
+        "note: shield is told as 'carapace, shell, cuticle, shield'; if it is another thing, "
+        'describe it in a file of classes or by --descriptions.']
     bank = load_bank(out)
-    assert bank.texts[:-1] == tuple(own for own, in class_texts(FMB, TextConfig(mode='color')))
+    assert bank.texts[:-2] == tuple(own for own, in class_texts(FMB, TextConfig(mode='color')))
     model, _ = load_model(path)
     with torch.no_grad():
         rows = model.text()
