@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.cli import Arguments, run_command
 from rgbx_seg_train.checkpoint import build_model
 from rgbx_seg_train.config import Config
@@ -90,12 +91,13 @@ def tables(config: Config) -> str:
               ('its gradients', own.trained), ("AdamW's two moments", 2 * own.trained),
               ('averaged weights of CLIP and what learns', own.others + own.trained)]
     sums = [language + sum(size for _, size in common) for language in (own.language, own.packed)]
-    lines = ['| [GB] | bf16 | 4 bits |', '|---|---|---|',
+    kind = 'fp32' if model.language.options.precision == 'fp32' else 'bf16'
+    lines = [f'| [GB] | {kind} | 4 bits |', '|---|---|---|',
              f'| language model, frozen | {own.language / GB:.2f} | {own.packed / GB:.2f} |',
              *(f'| {what} | {size / GB:.2f} | {size / GB:.2f} |' for what, size in common),
              f'| sum | {sums[0] / GB:.1f} | {sums[1] / GB:.1f} |', '',
              f'| {length} tokens | kept by a forward pass [GB] | and one layer again [GB] '
-             '| all, bf16 [GB] | all, 4 bits [GB] |', '|---|---|---|---|---|']
+             f'| all, {kind} [GB] | all, 4 bits [GB] |', '|---|---|---|---|---|']
     for batch in BATCHES:
         whole = activations(model, config, batch, False)
         kept = activations(model, config, batch, True)
@@ -111,7 +113,11 @@ def _main() -> None:
     parser.add_argument('config', nargs='?', type=Path, default=CONFIG)
     parser.add_argument('overrides', nargs='*', default=[], metavar='key=value')
     args = parser.parse_args()
-    print(tables(load_config(args.config, args.overrides)))
+    config = load_config(args.config, args.overrides)
+    if config.model.family != 'master':
+        raise RgbxSegError(f'{args.config}: its model.family is {config.model.family}; expected '
+                           'master; name a configuration of MASTER.')
+    print(tables(config))
 
 
 if __name__ == '__main__':
