@@ -13,6 +13,7 @@ import difflib
 import math
 import os
 import re
+from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -190,8 +191,9 @@ def check(name: str, value: Any) -> Value:
     default = parameter.default
     if isinstance(default, float) and type(value) is int:
         value = float(value)
+    if isinstance(value, (tuple, array)):  # rclpy's numbers come as the latter
+        value = list(value)
     if isinstance(default, list):
-        value = list(value) if isinstance(value, (list, tuple)) else value
         suits = _are_pair_names if name == 'pairs' else _are_class_names
         good = isinstance(value, list) and suits(value)
     else:

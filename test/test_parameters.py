@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of parameters, its YAML file, and what wrong values get."""
 
+from array import array
 from pathlib import Path
 
 import pytest
@@ -203,6 +204,7 @@ def test_configured_node_takes_only_what_changes_pictures_and_masks():
 
 @pytest.mark.parametrize('name, value, told', [
     ('classes', ['name'] * 300, r"\['name', .*… \(300 in all\); expected at most 255 names"),
+    ('classes', array('q', [1, 2]), r'is \[1, 2\]; expected at most 255 names'),
     ('backend', 'x' * 5000, r"'xxx.*… \(5000 in all\); expected one of"),
     ('warmup', 10**300, '10000.*…; expected a whole number from 0 to 100')])
 def test_a_long_value_is_not_told_at_length(name, value, told):
