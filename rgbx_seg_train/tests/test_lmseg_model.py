@@ -31,6 +31,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.vocabulary import Bank, save_bank
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
 from rgbx_seg_train.export import export
+from rgbx_seg_train.losses import summed
 from rgbx_seg_train.models import find_config, find_family
 from rgbx_seg_train.models.lmseg import PARTS, PRESETS, PUBLISHED, LMSeg
 from rgbx_seg_train.models.lmseg.cost import Aggregator, CostOptions, cut, window_mask
@@ -324,6 +325,22 @@ def test_300_classes_are_told_apart_of_which_256_attend_to_each_other() -> None:
     assert left.sum() == 44
     model.set_classes(rows[~left])  # those alone, in which nothing is left out
     torch.testing.assert_close(model(*pair, ['depth']), logits[:, ~left], atol=1e-5, rtol=1e-4)
+
+
+def test_300_classes_learn_from_the_256_that_are_kept() -> None:
+    model = build('lmseg', replace(MICRO, cost=replace(MICRO.cost, longest=256))).train()
+    model.set_gradient_checkpointing(True)
+    names = [f'thing {n}' for n in range(300)]
+    model.read_classes(names, [(name,) for name in names])
+    label = torch.arange(1024).remainder(255).view(1, 32, 32)  # 255 is unlabeled
+    logits = model(*fake_pair(1, 32, 32), ['depth'])
+    (summed(logits, label, 'binary') / label.numel()).backward()
+    left = (logits == -100).all(dim=3).all(dim=2)[0]
+    assert logits.shape[1] == 300 and left.sum() == 44
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    moved = {name.partition('.')[0] for name, p in model.named_parameters()
+             if p.grad is not None and p.grad.abs().sum() > 0}
+    assert moved == {'clip', 'sam', 'text', 'fusion', 'aggregator', 'guidance', 'decoder'}
 
 
 def test_a_bundle_takes_any_classes_of_its_bank_and_leaves_out_the_same(tmp_path: Path) -> None:

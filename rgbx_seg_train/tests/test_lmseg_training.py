@@ -87,7 +87,7 @@ def small(folder: Path, *overrides: str) -> Config:
                   'loss.stride=1', 'loss.dice=0',
                   'loss.class_weights=none', 'train.batch_size=4', 'train.precision=fp32',
                   'train.lr=4e-3', 'train.workers=0', 'train.threads=1', 'train.ema=0',
-                  'train.log_every=1', 'text.mode=template', 'train.max_minutes=null', *overrides)
+                  'train.log_every=1', 'train.max_minutes=null', *overrides)
     return replace(config, augment=STILL, model=replace(config.model, options=NARROW))
 
 
@@ -226,7 +226,8 @@ def test_classes_that_it_never_saw_are_found_by_rows_that_were_computed_offline(
         loss.backward()
         optimizer.step()
     model.eval()
-    for palette, least in ((corners, 0.8), (faces, 0.45)):  # guessing: 0.125, 0.17
+    # guessing: 0.125, 0.17; of unseen colors four seeds find 0.56 (this one), 0.82, 0.74 and 0.78
+    for palette, least in ((corners, 0.8), (faces, 0.45)):
         model.set_classes(colors(palette))
         images, label = patches(palette, 1000)
         with torch.no_grad():
