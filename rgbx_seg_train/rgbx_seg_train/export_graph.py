@@ -154,6 +154,8 @@ def _cut(merged: nn.Module, chosen: Sequence[int]) -> bool:
         if whole.bias is not None:
             head.classify.bias = nn.Parameter(whole.bias.detach()[rows].clone())
     network = getattr(merged, 'network', None)
+    if getattr(network, 'leaves_out', False):  # its decoder has other channels for each image
+        return False
     if not heads and isinstance(decoder := getattr(network, 'decoder', None), nn.Module):
         network.decoder = _Chosen(decoder, chosen)
         return True

@@ -31,6 +31,7 @@ from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_ros.vocabulary import Bank, save_bank
 from rgbx_seg_train.checkpoint import Progress, build_model, save_checkpoint
 from rgbx_seg_train.export import export
+from rgbx_seg_train.export_graph import BundleGraph
 from rgbx_seg_train.losses import summed
 from rgbx_seg_train.models import find_config, find_family
 from rgbx_seg_train.models.lmseg import PARTS, PRESETS, PUBLISHED, LMSeg
@@ -325,6 +326,16 @@ def test_300_classes_are_told_apart_of_which_256_attend_to_each_other() -> None:
     assert left.sum() == 44
     model.set_classes(rows[~left])  # those alone, in which nothing is left out
     torch.testing.assert_close(model(*pair, ['depth']), logits[:, ~left], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize('longest', [9, 5])
+@torch.inference_mode()
+def test_some_of_the_classes_may_be_chosen_whether_or_not_others_are_left_out(longest: int) -> None:
+    """As of a data set's among the union's, by `rgbx_evaluate` and by export.classes."""
+    model = build('lmseg', replace(MICRO, cost=replace(MICRO.cost, longest=longest)))
+    pair, chosen = fake_pair(1), (3, 8, 5)
+    found = BundleGraph(model.merge('depth'), chosen=chosen, criterion='binary').logits(*pair)
+    torch.testing.assert_close(found, model(*pair, ['depth'])[:, chosen])
 
 
 def test_300_classes_learn_from_the_256_that_are_kept() -> None:

@@ -229,6 +229,11 @@ class LMSeg(nn.Module):
         self.known = None
         return super().load_state_dict(*args, **options)
 
+    @property
+    def leaves_out(self) -> bool:
+        """Return whether there are more classes than attend to each other and are decoded."""
+        return self.n_classes > self.config.cost.longest
+
     def read_classes(self, names: Sequence[str], texts: Sequence[Sequence[str]]) -> None:
         """Segment from now on into classes of which these sentences tell, one or more of each."""
         self.text.read(names, texts)
