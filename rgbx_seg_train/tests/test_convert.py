@@ -188,6 +188,16 @@ def test_an_error_is_one_sentence_and_writes_nothing(tmp_path, monkeypatch, caps
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_converted_checkpoint_becomes_a_bundle_that_tells_where_it_is_from(tmp_path, monkeypatch):
+    write_eyes(tmp_path / 'eyes.safetensors')
+    assert run(monkeypatch, 'stub:tiny', 'out.safetensors', '--from', 'eyes=eyes.safetensors',
+               'data.height=64', 'data.width=96', 'data.test.0.count=1') == 0
+    assert run(monkeypatch, 'out.safetensors', 'bundle', module=export_module) == 0
+    manifest = load_bundle(tmp_path / 'bundle')
+    assert manifest.training_data.startswith('weights: eyes from eyes.safetensors (sha256')
+    assert (manifest.name, manifest.height, manifest.width) == ('stub_tiny', 64, 96)
+
+
 def test_an_older_checkpoint_is_replaced(tmp_path):
     for seed in (0, 1):
         convert('stub', 'tiny', tmp_path / 'out.safetensors', {}, seed)
@@ -232,17 +242,13 @@ def hiera_of_micro(folder):
     return state
 
 
-def test_a_converted_family_trains_on_scores_and_exports(tmp_path, monkeypatch, capsys):
+def test_a_converted_family_trains_on_and_scores(tmp_path, monkeypatch, capsys):
     patch = micro_segformer(tmp_path / 'mit')['patch']
     assert run(monkeypatch, 'segrgbx:tiny', 'out.safetensors', '--from', 'encoder=mit',
                'data.height=64', 'data.width=96', 'data.test.0.count=1', *SMALLER) == 0
     assert 'encoder' in capsys.readouterr().out
     assert run(monkeypatch, 'out.safetensors', module=evaluate_module) == 0
     assert 'miou' in capsys.readouterr().out
-    assert run(monkeypatch, 'out.safetensors', 'bundle', module=export_module) == 0
-    manifest = load_bundle(tmp_path / 'bundle')
-    assert manifest.training_data.startswith('weights: encoder from mit/model.safetensors (sha256')
-    assert (manifest.name, manifest.height, manifest.width) == ('segrgbx_tiny', 64, 96)
     config = small_config(tmp_path, 'model.family=segrgbx', *SMALLER,
                           'train.init=out.safetensors', 'train.steps=1', 'train.lr=0',
                           'train.ema=0', 'train.eval_every=1')

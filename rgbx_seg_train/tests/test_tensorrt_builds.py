@@ -36,7 +36,11 @@ pytest.importorskip('tensorrt_rtx', reason='tensorrt_rtx is not installed')
 HEIGHT, WIDTH = 64, 96
 CAMERA = (96, 160)
 FULL_SIZE = json.loads((Path(__file__).parent / 'full_size_operators.json').read_text())
-FAMILIES = {'segrgbx': ('tiny', ['export.scene_every=5']), 'shifnet': ('micro', [])}
+FAMILIES = {  # what to build, and how to export it; one layer a stage is enough
+    'segrgbx': (['model.preset=tiny', 'model.options.depths=[1,1,1,1]',
+                 'model.options.clip.layers=1'], ['export.scene_every=5']),
+    'shifnet': (['model.preset=micro'], []),
+}
 TARGET = Target(capabilities=PORTABLE)
 
 
@@ -60,9 +64,9 @@ def exported(tmp_path_factory):
     """Export a family at its first use, with random weights; SegRGB-X in two graphs."""
     @cache
     def run(family):
-        preset, overrides = FAMILIES[family]
+        settings, overrides = FAMILIES[family]
         folder = tmp_path_factory.mktemp(family)
-        config = small_config(folder, f'model.family={family}', f'model.preset={preset}',
+        config = small_config(folder, f'model.family={family}', *settings,
                               f'data.height={HEIGHT}', f'data.width={WIDTH}')
         torch.manual_seed(0)
         model = build_model(config, 9)
