@@ -47,10 +47,11 @@ def to_onnx(module: nn.Module, tensors: Graph, phases: Phases, fp16_weights: boo
 
     """
     weights = sum(t.nbytes for t in (*module.parameters(), *module.buffers()))
-    if weights > MAX_BYTES:
+    if weights > MAX_BYTES * (2 if fp16_weights else 1):
+        halves = 'set export.fp16_weights=true or ' if weights <= 2 * MAX_BYTES else ''
         raise RgbxSegError(f'the model has {weights / 1e9:.2f} GB of weights; expected at most '
-                           f'{MAX_BYTES / 1e9:.2f} GB, what an ONNX file holds; choose a smaller '
-                           'preset.')
+                           f'{MAX_BYTES / 1e9:.2f} GB, what an ONNX file holds; {halves}choose a '
+                           'smaller preset.')
     if others := {str(p.dtype) for p in module.parameters() if p.dtype != torch.float32}:
         raise RgbxSegError(f'the model has weights in {", ".join(sorted(others))}; expected '
                            'torch.float32, in which robots compute; export it with '

@@ -380,6 +380,20 @@ def test_a_model_larger_than_an_onnx_file_is_refused_before_it_is_traced(tmp_pat
     assert nothing_is_left(tmp_path)
 
 
+def test_weights_that_fit_as_halves_are_traced_and_otherwise_halving_is_told(monkeypatch):
+    traced = []
+    monkeypatch.setattr(onnx_graph, 'MAX_BYTES', 20)
+    monkeypatch.setattr(onnx_graph, '_trace', lambda *args: traced.append(args) or 1 / 0)
+    module, tensors = torch.nn.Linear(2, 4, bias=False), Graph({}, {})  # 32 bytes
+    with pytest.raises(RgbxSegError, match='set export.fp16_weights=true or choose a smaller'):
+        onnx_graph.to_onnx(module, tensors, Phases())
+    assert not traced
+    with pytest.raises(ZeroDivisionError):
+        onnx_graph.to_onnx(module, tensors, Phases(), fp16_weights=True)
+    with pytest.raises(RgbxSegError, match='file holds; choose a smaller'):
+        onnx_graph.to_onnx(torch.nn.Linear(3, 4), tensors, Phases(), fp16_weights=True)
+
+
 def test_weights_of_half_precision_are_refused_before_they_are_traced():
     module, tensors = torch.nn.Linear(2, 2, dtype=torch.bfloat16), Graph({}, {})
     with pytest.raises(RgbxSegError, match=r'weights in torch.bfloat16; expected torch.float32'):
