@@ -182,6 +182,9 @@ def _main() -> None:
                            'export it with export.scene_every=1.')
     Segmenter(engine, manifest).warm_up(WARM_UP)
     pairs = read_pairs(args.bag, manifest.modality)
+    if len(pairs) < 2:
+        raise RgbxSegError(f'{args.bag} holds one pair; expected two or more, for something to be '
+                           'held between them; take another bag.')
     tallies = sweep(engine, manifest, pairs, [*every, 0])
     found = [tally.summary(tallies[0]) for tally in tallies]
     cosines = tallies[0].engine.cosines()

@@ -15,6 +15,7 @@ any family teaches any other, and nothing but the student is trained.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from rgbx_seg_train.models import find_family
 
 MAX_SIDE = 32  # of the grid of places that are compared: 1024 places have 1 M pairs
 UNION = 'union70'
+TERM = 'teacher_'  # begins the names of the terms, a weight in `DistillConfig` follows
 DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -77,17 +79,26 @@ class Teacher:
                           Tap(self._model, checkpoint.config.model.family)]
 
     def loss(self, logits: Tensor, rgb: Tensor, aux: Tensor, batch: Batch) -> Tensor:
-        """Return the teacher's term for the student's logits (B, N, h, w) of images just seen.
+        """Return what `terms` do, weighted and summed."""
+        return self.weigh(self.terms(logits, rgb, aux, batch))
+
+    def weigh(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Return the sum of the teacher's terms, each with its weight of the configuration."""
+        return torch.stack([getattr(self._settings, name.removeprefix(TERM)) * term
+                            for name, term in terms.items()]).sum()
+
+    def terms(self, logits: Tensor, rgb: Tensor, aux: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the teacher's terms for the student's logits (B, N, h, w) of images just seen.
 
         rgb, aux: (B, 3, H, W) as the student read them. The gradient reaches the student alone.
         """
         given = self._ask(logits, rgb, aux, batch)
         maps = [tap.take() for tap in self._taps]
         with torch.autocast(rgb.device.type, enabled=False):  # cosines need more digits
-            total = self._settings.logits * self._of_logits(logits.float(), given, batch)
+            found = {f'{TERM}logits': self._of_logits(logits.float(), given, batch)}
             if maps:
-                total = total + self._settings.features * dissimilarity(*maps)
-        return total
+                found[f'{TERM}features'] = dissimilarity(*maps)
+        return found
 
     def _of_logits(self, student: Tensor, given: Tensor, batch: Batch) -> Tensor:
         """Return the divergence among the classes that both know."""

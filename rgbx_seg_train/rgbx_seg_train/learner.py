@@ -48,7 +48,8 @@ class Step(NamedTuple):
 
     loss: float
     norm: float  # length of the gradient before it is clipped
-    terms: dict[str, float]  # the further losses of the family by name, before they are weighted
+    # the further losses of family and teacher by name, before they are weighted
+    terms: dict[str, float]
 
 
 class Learner:
@@ -133,10 +134,14 @@ class Learner:
         further |= {name: term / parts for name, term in terms.items()}
         for name, term in further.items():
             loss = loss + self.model.loss_weights[name] * term
-            self._terms[name] = self._terms.get(name, 0.0) + term.detach()
         if self._teacher is not None:
             with self._accelerator.autocast():
-                loss = loss + self._teacher.loss(logits, rgb, aux, batch) / parts
+                taught = {name: term / parts for name, term in
+                          self._teacher.terms(logits, rgb, aux, batch).items()}
+            loss = loss + self._teacher.weigh(taught)
+            further |= taught
+        for name, term in further.items():
+            self._terms[name] = self._terms.get(name, 0.0) + term.detach()
         self._accelerator.backward(loss)
         return loss.detach()
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The teacher's two terms against NumPy, and what a student, a teacher and bad settings do."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -413,3 +414,17 @@ def test_a_taught_run_resumes_to_the_very_weights_of_an_uninterrupted_one(tmp_pa
     assert not torch.equal(expected['model/last.weight'], other['model/last.weight'])
     text = (tmp_path / 'runs' / 'whole' / 'config.yaml').read_text(encoding='utf-8')
     assert 'teacher.safetensors' in text
+
+
+def test_the_log_tells_each_term_of_the_teacher_before_it_is_weighted(tmp_path):
+    write_teacher(tmp_path, config_of(tmp_path))
+    for weight in (0, 2):
+        train(small_config(tmp_path, f'name=w{weight}', 'train.workers=0', 'train.steps=1',
+                           f'distill.teacher={tmp_path / "teacher.safetensors"}',
+                           f'distill.logits={weight}', 'distill.features=0.5'))
+    rows = [next(row for row in map(json.loads, (tmp_path / 'runs' / name / 'log.jsonl').open())
+                 if 'loss' in row) for name in ('w0', 'w2')]
+    assert all(row['loss_teacher_features'] > 0 for row in rows)
+    assert rows[0]['loss_teacher_logits'] == pytest.approx(rows[1]['loss_teacher_logits'])
+    assert rows[1]['loss'] - rows[0]['loss'] == pytest.approx(
+        2 * rows[0]['loss_teacher_logits'], rel=1e-4)

@@ -114,6 +114,10 @@ def test_a_name_may_hold_the_word_of_a_place() -> None:
     assert pieces(PROMPT, ['{aux}', '{query}'])[2] == 'Segment: {aux}, {query}.'
 
 
+def test_names_are_told_as_in_every_other_text() -> None:
+    assert pieces(PROMPT, ['TrafficLight', 'car_stop'])[2] == 'Segment: traffic light, car stop.'
+
+
 @torch.inference_mode()
 def test_codes_are_the_states_at_the_end_of_text_rgb_text_aux_text_and_codebook() -> None:
     model, pair = build(), images()
@@ -534,6 +538,7 @@ def test_an_ablation_changes_the_one_choice_of_its_name(name: str, change: dict 
     ({'prompt': {'text': 'What is warm?'}}, "kind is 'class_list' and text 'What is warm"),
     ({'prompt': {'template': 'no places'}}, f'expected {PLACES[0]}'),
     ({'prompt': {'template': '{aux} {rgb} {query}'}}, 'in this order'),
+    ({'prompt': {'system': 'See {rgb}.'}}, 'system holds {rgb}, expected it in template alone'),
 ])
 def test_choices_that_nothing_can_be_made_of_are_refused(change: dict, found: str) -> None:
     with pytest.raises(RgbxSegError, match=found):

@@ -276,8 +276,9 @@ def test_without_adapters_the_encoder_is_that_of_transformers() -> None:
 
 
 @pytest.mark.parametrize('change', [
-    {'global_blocks': (1,)}, {'windows': (7, 4, 8, 4)}, {'windows': (8, 4, 7, 7)},
-    {'windows': (8, 4, 0, 4)}, {'dim': 9, 'heads': 2}, {'heads': 0}, {'depths': (1, 0, 1, 1)},
+    {'global_blocks': (1,)}, {'global_blocks': (99,)}, {'windows': (7, 4, 8, 4)},
+    {'windows': (8, 4, 7, 7)}, {'windows': (8, 4, 0, 4)}, {'dim': 9, 'heads': 2}, {'heads': 0},
+    {'depths': (1, 0, 1, 1)},
 ])
 def test_sizes_that_no_trunk_can_run_with_are_refused(change: dict) -> None:
     with pytest.raises(RgbxSegError, match=f'hiera: {next(iter(change))} (is|holds) .*choose'):

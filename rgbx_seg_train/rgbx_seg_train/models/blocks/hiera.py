@@ -38,6 +38,10 @@ class HieraConfig:
         if self.dim % self.heads:
             raise RgbxSegError(f'hiera: dim is {self.dim}, heads {self.heads}; expected a multiple '
                                'of heads; choose such as 112 and 2.')
+        if outside := set(self.global_blocks) - set(range(sum(self.depths))):
+            raise RgbxSegError(f'hiera: global_blocks holds {min(outside)}; expected numbers '
+                               f'0..{sum(self.depths) - 1}, of the blocks that depths makes; '
+                               'choose one of them.')
         first_blocks = {sum(self.depths[:i]) for i in (1, 2, 3)}
         if pooling := first_blocks & set(self.global_blocks):
             raise RgbxSegError(f'hiera: global_blocks holds {min(pooling)}, the first block of a '

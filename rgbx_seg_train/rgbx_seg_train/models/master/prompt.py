@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from rgbx_seg_ros import RgbxSegError
 from rgbx_seg_train import byte_text
 from rgbx_seg_train.models.family import choose
+from rgbx_seg_train.prompts import plain_name
 
 KINDS = ('class_list', 'generic', 'free', 'none')
 PLACES = ('{rgb}', '{aux}', '{query}')
@@ -53,6 +54,9 @@ class PromptOptions:
         if re.findall(r'\{\w*\}', self.template) != list(PLACES):
             raise RgbxSegError(f'master: language.prompt.template is {self.template!r}, expected '
                                f'{", ".join(PLACES)} once each and in this order; correct it.')
+        if found := [place for place in PLACES if place in self.system]:
+            raise RgbxSegError(f'master: language.prompt.system holds {found[0]}, expected it in '
+                               'template alone; take it out.')
         if (self.kind == 'free') != bool(self.text):
             raise RgbxSegError(f'master: language.prompt.kind is {self.kind!r} and text '
                                f'{self.text!r}; expected a text with the kind free, and with it '
@@ -70,7 +74,7 @@ def pieces(options: PromptOptions, names: Sequence[str]) -> tuple[str, str, str]
     """Return the texts before the RGB image, between both and after aux; empty if there is none."""
     if options.kind == 'none':
         return '', '', ''
-    listed = ', '.join(name.replace('_', ' ') for name in names)
+    listed = ', '.join(map(plain_name, names))
     query = {'class_list': f'Segment: {listed}.', 'generic': GENERIC}.get(
         options.kind, options.text)
     before, rest = f'{options.system} {options.template}'.split(PLACES[0])
