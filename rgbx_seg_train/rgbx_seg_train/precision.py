@@ -26,6 +26,7 @@ from rgbx_seg_train.typed_graph import FLOAT, TypedGraph, drop_unused_weights, p
 OPSETS = {'fp16': 18, 'bf16': 22}  # at least; ONNX knows no bf16 Conv before 22
 TYPES = {'fp16': TensorProto.FLOAT16, 'bf16': TensorProto.BFLOAT16}
 NAMES = {'fp16': 'float16', 'bf16': 'bfloat16'}
+WITHOUT_KERNEL = {'fp16': (), 'bf16': ('ConvTranspose',)}  # of TensorRT-RTX 1.7.1
 STEPS = {'fp16': 2.0**-10, 'bf16': 2.0**-7}  # from 1 to the next number
 NORMS = ('ReduceL1', 'ReduceL2', 'ReduceSumSquare', 'ReduceLogSumExp', 'ReduceLogSum', 'Exp', 'Log',
          'Sqrt', 'Pow', 'Reciprocal')
@@ -53,7 +54,7 @@ def lower(model: onnx.ModelProto, precision: str, keep: Collection[str] = KEPT,
     """Return a float32 graph in 'fp16' or 'bf16', with inputs and outputs as they were.
 
     Operators whose constants the precision cannot hold (beyond 65504, or lost below its smallest
-    step) stay in fp32 too, as do those that ONNX does not define in it.
+    step) stay in fp32 too, as do those that ONNX does not define in it or TensorRT-RTX lacks.
 
     Raises:
         RgbxSegError: the graph has operators that this pass does not know to treat.
@@ -86,6 +87,8 @@ def _reasons(graph: TypedGraph, precision: str, keep: Collection[str]) -> dict[i
         elif node.op_type == 'ConstantOfShape' or not any(low in may for _, _, may in ports) or any(
                 low not in may and may != ('tensor(float)',) for _, _, may in ports):
             reasons[n] = f'{node.op_type} has no {precision}'
+        elif node.op_type in WITHOUT_KERNEL[precision]:
+            reasons[n] = f'TensorRT-RTX has no {node.op_type} in {precision}'
         elif any(incoming and low in may and name in graph.weights and is_lossy(
                 numpy_helper.to_array(graph.weights[name]), precision)
                 for name, incoming, may in ports):

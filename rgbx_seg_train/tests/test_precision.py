@@ -214,3 +214,20 @@ def test_tensorrt_rtx_builds_it_strongly_typed(precision):
     plan, types, data_type = build_with_tensorrt_rtx(lower(model_graph(), precision).model)
     assert len(plan) > 1000
     assert {'fp16': data_type.HALF, 'bf16': data_type.BF16}[precision] in types
+
+
+@pytest.mark.parametrize('precision', TYPES)
+def test_tensorrt_rtx_builds_transposed_convolutions_as_they_are_lowered(precision):
+    build = Builder()
+    weight = np.linspace(-1, 1, 64 * 32 * 4, dtype=np.float32).reshape(64, 32, 2, 2)
+    build.put('Relu', ['x'], 'positive')
+    build.put('ConvTranspose', ['positive', build.constant('weight', weight)], 'wide',
+              strides=[2, 2])
+    build.put('Relu', ['wide'], 'y')
+    lowered = lower(build.model([value('x', 9, 64, 12, 16, kind=FLOAT)],
+                                [value('y', 9, 32, 24, 32, kind=FLOAT)]), precision)
+    assert lowered.kept == {'fp16': {}, 'bf16': {
+        'TensorRT-RTX has no ConvTranspose in bf16': 1}}[precision]
+    pytest.importorskip('tensorrt_rtx')
+    plan, types, data_type = build_with_tensorrt_rtx(lowered.model)
+    assert len(plan) > 1000
