@@ -78,10 +78,6 @@ class Teacher:
             self._taps = [Tap(student, config.model.family),
                           Tap(self._model, checkpoint.config.model.family)]
 
-    def loss(self, logits: Tensor, rgb: Tensor, aux: Tensor, batch: Batch) -> Tensor:
-        """Return what `terms` do, weighted and summed."""
-        return self.weigh(self.terms(logits, rgb, aux, batch))
-
     def weigh(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Return the sum of the teacher's terms, each with its weight of the configuration."""
         return torch.stack([getattr(self._settings, name.removeprefix(TERM)) * term
